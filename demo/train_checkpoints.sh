@@ -29,8 +29,8 @@ corpus() { # name, seed, photographs, speakers, clips, further arguments
     $python -m demo.talking_portrait --portraits "$portraits" --speakers "$speakers" --out "$work/data/$name" \
         --seed "$seed" --choice "$choice" --only $(cat "$only") --clips "$(of "$clips")" --workers "$workers" "$@"
 }
-corpus learned 1 0:600 $splits/expert.txt 3000 --real "$(of 2)" --heads "$(of 150)"
-corpus judged 500 600:800 $splits/judge.txt 1000 --real "$(of 2)"
+corpus learned 1 0:600 $splits/expert.txt 5000 --real "$(of 2)" --heads "$(of 300)"
+corpus judged 500 600:800 $splits/judge.txt 1600 --real "$(of 2)"
 corpus held_out 900 800:879 $splits/held_out.txt 160 --real 1
 
 # One root and two lists: clips to train one network on, and clips that no network is trained on.
@@ -48,25 +48,18 @@ lists learned
 lists judged
 newest() { ls "$work/$1"/checkpoint_step*.pth | tail -1; }
 
-# Without a GPU, each core is a process of one thread, which is fastest and bears other work beside it.
-launch=$python
-if ! $python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
-    export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
-    cores=$((workers < 2 ? 1 : workers < 4 ? 2 : workers < 8 ? 4 : 8)) # batches are shared equally
-    launch="$python -m torch.distributed.run --standalone --nproc_per_node $cores"
-fi
-loaders=$((workers < 8 ? 1 : 8))
-
 # Every face in a batch is compared with every voice. The expert stays at chance for the first 500 steps or so.
-expert() { # name, corpus, seed, width, steps
-    $launch color_syncnet_train.py --data_root "$work/faces" --filelists "$work/lists/$2" --checkpoint_dir "$work/$1" \
-        --seed "$3" --resume --keep 2 --max_steps "$(of "$5")" --hparams "width=$4,syncnet_batch_size=64,windows_per_clip=8,\
-num_workers=$loaders,syncnet_lr=5e-4,lr_decay_steps=$(of "$5"),ema_decay=0.998,augment_mirror=0.5,augment_shift=0.05,\
-augment_zoom=0.07,augment_brightness=0.08,augment_contrast=0.15,augment_colour=0.08,augment_blur=0.6,\
-syncnet_eval_steps=16,syncnet_eval_interval=$(of 500),syncnet_checkpoint_interval=$(of 500)"
+expert() { # name, corpus, seed, width, batch, last step, learning rate
+    $python color_syncnet_train.py --data_root "$work/faces" --filelists "$work/lists/$2" --checkpoint_dir "$work/$1" \
+        --seed "$3" --resume --keep 2 --max_steps "$(of "$6")" --hparams "width=$4,syncnet_batch_size=$5,windows_per_clip=8,\
+syncnet_lr=$7,ema_decay=0.998,augment_mirror=0.5,augment_shift=0.05,augment_zoom=0.07,augment_brightness=0.08,\
+augment_contrast=0.15,augment_colour=0.08,augment_blur=0.6,syncnet_eval_steps=16,\
+syncnet_eval_interval=$(of 500),syncnet_checkpoint_interval=$(of 500)"
 }
-expert expert learned 1 0.5 6000
-expert judge judged 3 0.25 4000 # never used as a loss: it only scores the generator, which is trained with the other
+expert expert learned 1 0.5 128 5000 5e-4
+expert expert learned 1 0.5 128 6000 1e-4
+expert judge judged 3 0.25 64 3500 5e-4 # never used as a loss: it only scores the generator, which is trained with the other
+expert judge judged 3 0.25 64 4500 1.5e-4
 
 # The generator is first trained without, then with the discriminator. Its reference pictures show the same moment with
 # another mouth (twin.txt), its mel windows start where those of inference do (mel_lead=0), and the losses of the mouth,
