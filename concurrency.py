@@ -68,7 +68,7 @@ class _Worker:
     def __init__(self) -> None:
         self._tasks: queue.SimpleQueue = queue.SimpleQueue()  # reentrant, so safe to use during garbage collection
         self._over, self._ended = False, threading.Event()  # the thread takes no more tasks; the thread has ended
-        self._finishing = False  # the tasks that wait are the last ones
+        self._last: Future | None = None  # the task that is not cancelled
         self._draining = threading.RLock()  # held while the remaining tasks are run
         self._thread = threading.Thread(target=self._work, name=NAME, daemon=True)
         _working.add(self)
@@ -81,7 +81,9 @@ class _Worker:
 
     def begin(self, work: Callable[..., Result], *given: Any) -> Future:
         """Queue a task; run it in the calling thread if the worker's takes no more."""
-        future: Future = Future()
+        return self._put(Future(), work, given)
+
+    def _put(self, future: Future, work: Callable[..., Result], given: tuple = ()) -> Future:
         self._tasks.put((future, work, given))
         if self._over:
             self._drain()
@@ -93,8 +95,9 @@ class _Worker:
         Does not wait in the worker's own thread, where the garbage collector may call this, and in another worker's
         only for a limited time, since that one may itself be waited for.
         """
-        self._finishing = True
-        done = self.begin(last or bool)
+        done: Future = Future()
+        self._last = done
+        self._put(done, last or bool)
         self.end()
         current = threading.current_thread()
         if current is self._thread:
@@ -111,10 +114,13 @@ class _Worker:
         self._tasks.put(None)
 
     def cancel(self) -> None:
-        """Cancel the tasks that wait, unless the thread is finishing."""
+        """Cancel the tasks that wait, but for the last one of ``finish``."""
         with contextlib.suppress(queue.Empty):
-            while not self._finishing:
-                if task := self._tasks.get_nowait():
+            while True:
+                if (task := self._tasks.get_nowait()) and task[0] is self._last:
+                    self._tasks.put(task)
+                    return
+                if task:
                     task[0].cancel()
 
     def mark_ended(self) -> None:
@@ -190,12 +196,17 @@ def in_parallel(
         return
     pending: deque[Future] = deque()
     workers: list[_Worker] = []
+
+    def first_work(item: Item) -> Result:
+        if prepare:
+            prepare()
+        return work(item)
+
     try:
         for number, item in enumerate(items):
-            if len(workers) < threads:
+            if is_new := len(workers) < threads:
                 workers.append(_Worker())
-                workers[-1].begin(prepare or bool)
-            pending.append(workers[number % threads].begin(work, item))
+            pending.append(workers[number % threads].begin(first_work if is_new else work, item))
             if len(pending) > threads:
                 yield pending.popleft().result()
         while pending:

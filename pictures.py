@@ -5,9 +5,11 @@ Pictures are uint8 arrays (height, width, 3) in BGR. Animations are handled by `
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ START = 1 << 16  # bytes read to recognise the format
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 AVIF, AVIF_SEQUENCE = b"avif", b"avis"
 PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"
+ICC_OF_JPEG = b"ICC_PROFILE\0"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MJPEG_SUFFIXES = (".mjpeg", ".mjpg")  # of cameras: concatenated JPEGs, of which OpenCV would decode only the first
 BACKGROUND = 255  # white, the background of transparent pictures
@@ -67,17 +70,22 @@ def _count(path: Path, start: bytes) -> int:
     return len(cv2.imdecodemulti(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)[1])
 
 
-def read(path: Path) -> np.ndarray:
-    """Decode a still picture (height, width, 3); raise UserError if it is damaged or truncated."""
+def read(path: Path, exact: bool = True) -> np.ndarray:
+    """Decode a still picture (height, width, 3); raise UserError if it is damaged or truncated.
+
+    Its colours are those of its ICC profile; only if ``exact``, as this takes longer than decoding.
+    """
     content = np.fromfile(path, np.uint8)
     if _is_heic(_brands(content[:START].tobytes())):
-        return _read_heic(path)
+        return _read_heic(path, exact)
     colour = cv2.imdecode(content, cv2.IMREAD_COLOR)  # applies EXIF rotation, drops transparency
     if colour is None:
         raise UserError(f"{path} looks like a picture but cannot be decoded; save it again as PNG or JPEG")
     if is_cut_short(content.tobytes()):
         raise UserError(f"{path} is cut short; copy or download it again")
-    colour = _in_srgb(_avif_upright(colour, content), path)
+    colour = _avif_upright(colour, content)
+    if exact:
+        colour = _in_srgb(colour, _profile_of(content.tobytes()))
     if content[:3].tobytes() == JPEG:  # has no transparency
         return colour
     whole: Any = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)  # keeps transparency, but may not rotate
@@ -132,26 +140,44 @@ def _avif_upright(picture: np.ndarray, content: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(picture)
 
 
-def _in_srgb(picture: np.ndarray, path: Path) -> np.ndarray:
+def _in_srgb(picture: np.ndarray, profile: bytes | None) -> np.ndarray:
     """Convert a picture from the colours of its ICC profile, such as Display P3 of phones, to sRGB.
 
-    Unchanged without a profile, or without Pillow, which reads it.
+    Unchanged without a profile, with one for grey or CMYK, from which OpenCV has converted, or without Pillow.
     """
+    if not profile or profile[16:20] != b"RGB ":
+        return picture
     try:
         from PIL import Image, ImageCms
 
-        with Image.open(path) as opened:
-            profile, mode = opened.info.get("icc_profile"), opened.mode
-        if not profile or mode not in ("RGB", "RGBA", "P"):  # OpenCV has converted others
-            return picture
         given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if "sRGB" in ImageCms.getProfileDescription(given):
             return picture
         image = Image.fromarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
         converted = ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"))
         return cv2.cvtColor(np.asarray(converted), cv2.COLOR_RGB2BGR)
-    except Exception:  # any of Pillow's, for a damaged profile or a kind of picture that it does not know
+    except Exception:  # no Pillow, or any of its own errors, for a damaged profile
         return picture
+
+
+def _profile_of(content: bytes) -> bytes | None:
+    """Return the ICC profile in a JPEG, PNG or WebP file, None if there is none."""
+    if content.startswith(JPEG):
+        parts, at = [], 2
+        while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":
+            length = int.from_bytes(content[at + 2 : at + 4], "big")
+            if content[at + 4 : at + 16] == ICC_OF_JPEG:  # in numbered parts of up to 64 kB
+                parts.append(content[at + 16 : at + 2 + length])
+            at += 2 + max(2, length)
+        return b"".join(part[2:] for part in sorted(parts)) or None
+    start = content[:START]
+    if content.startswith(PNG) and (at := start.find(b"iCCP")) > 0:
+        named = content[at + 4 : at + 4 + int.from_bytes(content[at - 4 : at], "big")]
+        with contextlib.suppress(zlib.error):
+            return zlib.decompress(named.partition(b"\0")[2][1:])
+    if content[8:12] == b"WEBP" and (at := start.find(b"ICCP")) > 0:
+        return content[at + 8 : at + 8 + int.from_bytes(content[at + 4 : at + 8], "little")]
+    return None
 
 
 def _is_animated(start: bytes) -> bool:
@@ -186,12 +212,15 @@ def _reads_heif() -> bool:
     return True
 
 
-def _read_heic(path: Path) -> np.ndarray:
+def _read_heic(path: Path, exact: bool) -> np.ndarray:
     try:
-        image = np.asarray(importlib.import_module("pillow_heif").read_heif(str(path)))  # rotated, 8-bit RGB or RGBA
+        opened = importlib.import_module("pillow_heif").read_heif(str(path))
+        image = np.asarray(opened)  # rotated, 8-bit RGB or RGBA
     except Exception as error:  # the decoder has exception types of its own
         raise UserError(f"{path} is HEIC that cannot be decoded ({error}); export it as JPEG") from None
     colour = cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_RGB2BGR)
+    if exact:
+        colour = _in_srgb(colour, getattr(opened, "info", {}).get("icc_profile"))
     return on_background(colour, image[..., 3]) if image.shape[2] == 4 else colour
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.people --videos CLIPS --folder results/people --mediapipe mediapipe/bin/python
 
 CLIPS are videos of people who speak, in sync, best of people on whom the networks were not trained. Each is lip-synced
-to the sound of the next, and to silence. Prints, as a table and as JSON lines:
+to the sound of another person, and to silence. Prints, as a table and as JSON lines:
 
 expert, judge   mean similarity per clip: with its own sound (matched), with the other's (mismatched), lip-synced to it;
                 AUCs. The judge is an expert from which no generator learned
@@ -181,17 +181,25 @@ def people_first(clips: Sequence[Path]) -> list[int]:
 def people_in(clips: Sequence[Path]) -> list[str]:
     """Return whom each clip shows.
 
-    Each person's clips are in a folder of their own; if all clips are in one folder, their names are PERSON_CLIP.
+    Each person's clips are in a folder of their own. If all are in one folder, or all names in a folder have a "_",
+    they are PERSON_CLIP.
     """
-    in_folders = len({clip.parent for clip in clips}) > 1
-    return [str(clip.parent) if in_folders else clip.stem.split("_")[0] for clip in clips]
+    mixed = {clip.parent for clip in clips}
+    if len(mixed) > 1:
+        mixed -= {clip.parent for clip in clips if "_" not in clip.stem}
+    return [f"{clip.parent}/{clip.stem.split('_')[0] if clip.parent in mixed else ''}" for clip in clips]
 
 
 def partners_of(clips: Sequence[Path]) -> list[int]:
-    """Return for each clip the one whose sound it gets: the next of another person, or without one, the next."""
-    people, count = people_in(clips), len(clips)
-    following = ([(i + n) % count for n in range(1, count)] for i in range(count))
-    return [next((j for j in row if people[j] != people[i]), row[0]) for i, row in enumerate(following)]
+    """Return for each clip the one whose sound it gets: the next of another person, or without one, the next.
+
+    Of those, one that no other clip has got yet comes first.
+    """
+    people, count, partners = people_in(clips), len(clips), []
+    for i in range(count):
+        following = [(i + n) % count for n in range(1, count)]
+        partners.append(min(following, key=lambda j: (people[j] == people[i], j in partners)))
+    return partners
 
 
 # --------------------------------------------------------------------------------------------------------------------

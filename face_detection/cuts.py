@@ -12,6 +12,7 @@ CUT_NEIGHBOURS = 8  # frames compared on each side
 MOVING = 2  # if this many of them differ at all from the frame before, something moves
 FLASH_FRAMES = 3  # at most, of a flash of light or a lost frame; the picture is the same before and after
 RECENT = FLASH_FRAMES + 1  # number of thumbnails that are compared with the next
+LOOKAHEAD = CUT_NEIGHBOURS + FLASH_FRAMES  # frames after which it is certain whether a shot begins
 
 
 def shrink(frame: np.ndarray) -> np.ndarray:

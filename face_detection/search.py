@@ -19,7 +19,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .cuts import CUT_NEIGHBOURS, RECENT, add_change, find_cuts
+from .cuts import CUT_NEIGHBOURS, LOOKAHEAD, RECENT, add_change, find_cuts
 from .detections import Detections
 from .detector import Detector
 from .detectors import NO_BOXES
@@ -30,7 +30,7 @@ HELD_BYTES = 240 << 20  # of frames between two key frames
 WHOLE_SIDE = 360  # pixels, shorter side of a frame searched whole; at 720p a face of 48 pixels still has 24
 FULL_PIXELS = 2_200_000  # of a frame searched at full size; larger ones are reduced, S3FD needs 600 bytes a pixel
 NEWCOMERS_SECONDS = 8.0  # between searches for faces beside the known ones
-FIRST_NEWCOMERS_SECONDS = 2.5  # the first in a shot, before ``tracking.DECISION_GAPS`` is over
+FIRST_NEWCOMERS_SECONDS = 2.5  # after the first face in a shot, before ``tracking.DECISION_GAPS`` are over
 FACELESS_SECONDS = 0.5  # between searches while there is no face
 CONTEXT = 2.6  # side of a crop, in sides of the face; with less, the border of the crop shifts the box
 SMALLEST = 4  # pixels, shorter side of a box; smaller ones are ignored
@@ -61,7 +61,7 @@ def search(
 
     Yields the number of frames added each time. At that point ``found`` may be saved; a search resumed from it gives
     the same results. ``batch_size`` is the largest number of crops in one call of the detector. Memory holds
-    ``HELD_BYTES`` of frames, or ten frames if those are larger, and ten more to know where the next cut is.
+    ``HELD_BYTES`` of frames, or ten frames if those are larger, and a dozen more to know where the next cut is.
     """
     searcher = Searcher(detector, fps, batch_size, *found.since_search)
     frames = iter(frames)
@@ -91,7 +91,7 @@ def stretches(found: Detections, frames: Iterable[np.ndarray], longest: int) -> 
     longest = max(1, min(longest, max(10, HELD_BYTES // first.nbytes)))
     frames = itertools.chain([first], frames)
     while True:
-        for frame in itertools.islice(frames, longest + CUT_NEIGHBOURS + 1 - len(held)):
+        for frame in itertools.islice(frames, longest + LOOKAHEAD + 1 - len(held)):
             held.append(frame)
             add_change(change, thumbnails, frame)
         if not held:
@@ -146,7 +146,6 @@ class Searcher:
         if known is None:
             self.since_native = math.inf
             known = self.search_whole(frames[0], NO_BOXES)
-            self.since_newcomers = max(0, NEWCOMERS_SECONDS - FIRST_NEWCOMERS_SECONDS) * self.fps
         seen = {0: known}
         here, last = 0, len(frames) - 1
         while here < last:
@@ -169,7 +168,9 @@ class Searcher:
 
     def search_whole(self, frame: np.ndarray, known: np.ndarray) -> np.ndarray:
         """Return the boxes (k, 6) in a frame: near the ``known`` ones, and those that a search of the whole finds."""
-        self.since_newcomers = 0
+        # who comes soon after the first face is wanted before that is chosen
+        wait = NEWCOMERS_SECONDS if len(known) else FIRST_NEWCOMERS_SECONDS
+        self.since_newcomers = max(0, NEWCOMERS_SECONDS - wait) * self.fps
         old, new = self._detect_in([(frame, known), (frame, self._detect_whole(frame, self.since_native == math.inf))])
         boxes = self._with_newcomers(frame, old, new)
         if not len(boxes) and self.since_native >= NEWCOMERS_SECONDS * self.fps:

@@ -14,7 +14,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from .cuts import CUT_NEIGHBOURS, cuts_between, find_cuts
+from .cuts import LOOKAHEAD, cuts_between, find_cuts
 from .detections import Detections
 from .geometry import intersection_over_union, is_same_place, overlaps
 
@@ -109,7 +109,7 @@ def _up_to_where_cuts_are_known(seen: Iterable[Detections]) -> Iterator[tuple[De
     """Yield the detections, and the number of frames in which the cuts are final, whatever frames follow."""
     found = Detections()
     for found in seen:
-        yield found, max(0, len(found) - CUT_NEIGHBOURS)
+        yield found, max(0, len(found) - LOOKAHEAD)
     yield found, len(found)
 
 
@@ -278,20 +278,21 @@ def choose_person(tracks: list[Track], max_gap: int, face_index: int | None) -> 
         return []
     if face_index is None:
         lasting = max(len(track.frames) for track in tracks) * MIN_TRACK_SHARE
-        return _join_tracks(max((t for t in tracks if len(t.frames) >= lasting), key=lambda t: t.area), tracks)
+        return _join_tracks(max((t for t in tracks if len(t.frames) >= lasting), key=lambda t: t.area), tracks, tracks)
+    free = tracks
     for n, chosen in enumerate(_largest_group(tracks, max_gap)):
-        person = _join_tracks(chosen, tracks)
+        person = _join_tracks(chosen, free, tracks)
         if n == face_index:
             return person
-        tracks = [track for track in tracks if all(track is not taken for taken in person)]
+        free = [track for track in free if all(track is not taken for taken in person)]
     return []  # this shot does not show the person; better no face than the wrong one
 
 
-def _join_tracks(chosen: Track, tracks: list[Track]) -> list[Track]:
-    """Return the chosen track and those of ``tracks`` that may be of the same person."""
+def _join_tracks(chosen: Track, free: list[Track], everybody: list[Track]) -> list[Track]:
+    """Return the chosen track and those of the ``free`` ones that may be of the same person."""
     person = [chosen]
-    others = [track for track in tracks if track is not chosen and _coexist(track, chosen)]
-    for track in sorted(tracks, key=lambda track: -len(track.frames)):
+    others = [track for track in everybody if track is not chosen and _coexist(track, chosen)]
+    for track in sorted(free, key=lambda track: -len(track.frames)):
         if not any(_coexist(track, t) for t in person) and not any(_same_place(track, o) for o in others):
             person.append(track)
     return person

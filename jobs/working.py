@@ -159,5 +159,5 @@ def is_made(job: SettledJob, lips: LipSync) -> bool:
         known = json.loads(job.record_path.read_text(encoding="utf-8"))
         now = record(job, lips) | {"bytes": job.outfile.stat().st_size}
         return {"names": now["names"]} | known == now  # earlier versions did not record names
-    except (OSError, ValueError, RuntimeError):  # no record; or no detector, which the job will report
+    except (OSError, ValueError, TypeError, RuntimeError):  # no record; or no detector, which the job will report
         return False

@@ -60,7 +60,7 @@ def paste(frame: np.ndarray, drawn: DrawnFace, blend: str, in_place: bool = Fals
         write_crop(whole, drawn.box, target)
         return whole
     *parts, finer = _mixed(drawn)
-    how = cv2.INTER_AREA if min(size) < hp.img_size else cv2.INTER_CUBIC
+    how = cv2.INTER_AREA if max(size) < hp.img_size else cv2.INTER_CUBIC  # area makes blocks where a side grows
     # one kernel for both: what is subtracted of the frame must match what is kept of it to the pixel
     kept, added = (cv2.resize(part, size, interpolation=how) for part in parts)
     if finer is not None:

@@ -933,16 +933,20 @@ def test_camera_recording_is_searched_for_faces(browser, address):
     from playwright.sync_api import TimeoutError
 
     for _ in range(4):
-        with contextlib.closing(browser.new_page()) as window, visit(window, address) as tab:
+        with (
+            contextlib.closing(browser.new_page()) as window,
+            visit(window, address) as tab,
+            contextlib.suppress(TimeoutError),
+        ):
             tab.click("#film button[aria-label='Capture from camera']")
             tab.click("#film >> text=Click to Access Webcam")
-            tab.wait_for_function("document.querySelector('#film video')?.currentTime > 0.3")
+            begun = "document.querySelector('#film video')?.currentTime > 0.3"
+            tab.wait_for_function(begun, timeout=1000 * PATIENCE / 4)
             tab.click("#film >> text=Record")
             tab.wait_for_timeout(2000)
             tab.click("#film >> text=Stop")
-            with contextlib.suppress(TimeoutError):
-                tab.wait_for_selector("text=no face was found", timeout=1000 * PATIENCE / 4)
-                return
+            tab.wait_for_selector("text=no face was found", timeout=1000 * PATIENCE / 4)
+            return
     pytest.fail("no recording was searched")
 
 

@@ -267,17 +267,19 @@ import gc, itertools, threading, time
 from concurrent.futures import Future
 from concurrency import in_parallel, prefetch
 
-gate = threading.Event()
+gate, reached = threading.Event(), threading.Event()
 
 def items():
     for n in itertools.count():
-        if n == 9:
+        if n == 7:
+            reached.set()
             gate.wait()  # between two tasks when garbage is collected
         yield n
 
 abandoned = prefetch(in_parallel(int, items(), 2), 2)
 for _ in range(4):
     next(abandoned)
+reached.wait()
 ring = [abandoned]
 ring.append(ring)
 gc.disable()

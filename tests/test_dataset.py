@@ -598,7 +598,7 @@ def test_second_ctrl_c_ends_the_processes(clips, monkeypatch):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loader._loader._iterator, "_shutdown_workers", interrupted)
+    monkeypatch.setattr(loader._loader._iterator._workers_done_event, "set", interrupted)  # waiting for its lock
     with pytest.raises(KeyboardInterrupt):
         loader.close()
     assert set(multiprocessing.active_children()) <= before

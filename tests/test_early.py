@@ -17,6 +17,7 @@ import mouths
 import video
 from conftest import run_ffmpeg, write_clip
 from errors import UserError
+from face_detection.cuts import LOOKAHEAD
 from face_detection.detections import Detections
 from face_detection.tracking import BoxSmoother, follow_face, settle
 from faces import FaceSearch
@@ -103,9 +104,9 @@ def frames_until_settled(found: Detections, index: int | None = None) -> int:
 
 def test_one_face_is_final_long_before_the_end():
     found = seen([[box(i * 0.5)] for i in range(300)])
-    assert frames_until_settled(found) <= 24 + 8 + 1
+    assert frames_until_settled(found) <= 24 + LOOKAHEAD + 1
     late = [sum(map(len, in_pieces(seen(found_boxes(found)[:n]), [n])[:1])) for n in (100, 200)]
-    assert late == [100 - 8 - 2, 200 - 8 - 2]  # cuts need 8 more frames, smoothing 2
+    assert late == [100 - LOOKAHEAD - 2, 200 - LOOKAHEAD - 2]  # smoothing needs 2 more frames
 
 
 def found_boxes(found: Detections) -> list:
@@ -115,7 +116,7 @@ def found_boxes(found: Detections) -> list:
 def test_two_faces_wait_for_the_end_of_the_shot():
     """Only then is it known which of them is larger."""
     pair = [[box(0), box(150, 70)]] * 60
-    assert frames_until_settled(seen([*pair, *pair], cuts=(60,))) == 60 + 8 + 1
+    assert frames_until_settled(seen([*pair, *pair], cuts=(60,))) == 60 + LOOKAHEAD + 1
     assert frames_until_settled(seen(pair)) > 60  # only when there are no more frames
     grown = [[box(0), box(150, 20)]] * 20 + [[box(0), box(130, 80)]] * 100
     assert (follow_face(seen(grown), GAP)[30:, 0] == 130).all()

@@ -709,6 +709,14 @@ def test_a_face_has_one_index():
     assert np.isnan(second[:40]).all() and (second[70:] == 500).all()
 
 
+def test_a_face_at_anothers_place_is_not_given_to_the_second():
+    """Anna was taken out before Ben's tracks were joined, and so was what was known of her place."""
+    together = [[box(0), box(600)]] * 100
+    found = seen(*together, *[[]] * 10, *[[box(300)]] * 90, *[[box(300), box(10)]] * 100, *[[box(300)]] * 100)
+    second = follow_face(found, 5, 1, smooth=False)[:, 0]
+    assert (second[:100] == 600).all() and np.isnan(second[110:]).all()
+
+
 def test_a_false_alarm_takes_no_index():
     two = [box(100), box(500)]
     found = seen(*[two] * 200, *[[box(250), *two]] * 3, *[two] * 290)

@@ -109,7 +109,8 @@ def test_differences_beyond_chance_are_bold():
 
 
 @pytest.mark.parametrize("names, partners", [
-    (("a/1", "a/2", "b/1", "b/2"), [2, 2, 0, 0]), (("a_1", "b_1", "b_2"), [1, 0, 0]), (("a_1", "a_2"), [1, 0]),
+    (("a/1", "a/2", "b/1", "b/2"), [2, 3, 0, 1]), (("a_1", "b_1", "b_2"), [1, 0, 0]), (("a_1", "a_2"), [1, 0]),
+    (("v/a_1", "v/b_1", "v/c_1", "p/0", "q/0"), [1, 2, 3, 4, 0]),
 ])  # fmt: skip
 def test_people_get_the_sound_of_another_person(names, partners):
     """Most of ten clips got another sentence of the same person, with whom their movement was then compared."""

@@ -484,7 +484,7 @@ def test_full_disk(sync, tmp_path, small_checkpoint, talking_clip, silence):
         assert is_disk_error(problem.value)
         assert [p.name for p in disk.iterdir()] == ["out.mp4"] and (disk / "out.mp4").read_bytes() == b"the old result"
     finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_interrupted_run_leaves_nothing(fails, monkeypatch):

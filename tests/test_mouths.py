@@ -651,6 +651,15 @@ def test_what_the_network_changes_is_pasted_without_an_edge(place):
     assert (pasted[:100] == frame[:100]).all() and (pasted[:, [130, 329]] == frame[:, [130, 329]]).all()
 
 
+def test_faces_that_shrink_one_way_only_stay_sharp():
+    """OpenCV's averaging makes blocks where a side grows, as in narrow boxes."""
+    wave = (120 + 60 * np.sin(np.arange(96) / 5)).round()[:, None, None].repeat(96, 1).repeat(3, 2).astype(np.uint8)
+    frame = np.full((160, 140, 3), 120, np.uint8)
+    pasted = paste(frame, DrawnFace(wave, np.full_like(wave, 120), (20, 20, 110, 140)), "feather")
+    smooth = cv2.resize(wave, (90, 120), interpolation=cv2.INTER_CUBIC)
+    assert np.abs(pasted[100:125, 50:80].astype(int) - smooth[80:105, 30:60]).mean() < 1.5
+
+
 def test_small_faces_are_averaged_not_sampled():
     """Cubic interpolation skips pixels where it shrinks: fine patterns of the drawn face became coarse ones."""
     frame = np.full((80, 80, 3), 120, np.uint8)

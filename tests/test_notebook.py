@@ -38,7 +38,7 @@ def test_notebook_runs_from_start_to_end(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook.cells.insert(0, nbformat.v4.new_code_cell(SMALLER))
-    limits = {"startup_timeout": 300, "timeout": 1200}  # seconds
+    limits = {"startup_timeout": 120, "timeout": 600}  # seconds
     nbclient.NotebookClient(notebook, **limits, resources={"metadata": {"path": str(tmp_path)}}).execute()
     lip_synced = video.probe(tmp_path / "result.mp4")
     source = video.probe(tmp_path / "portrait.mp4")

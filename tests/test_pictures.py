@@ -90,8 +90,8 @@ def test_exif_orientation_is_applied(tmp_path, name, orientation, corner):
     assert corners[corner][2] > 150 and corners[corner][:2].max() < 60
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
-def test_photos_of_phones_keep_their_colours(tmp_path, name):
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.heic"])
+def test_photos_of_phones_keep_their_colours(tmp_path, monkeypatch, name):
     """Display P3 taken for sRGB looks dull. Expected: from its primaries, with sRGB's curve (SMPTE EG 432-1)."""
     p3 = np.array([[0.4865709, 0.2656677, 0.1982173], [0.2289746, 0.6917385, 0.0792869], [0, 0.0451134, 1.0439444]])
     srgb = np.array(
@@ -101,9 +101,22 @@ def test_photos_of_phones_keep_their_colours(tmp_path, name):
     linear = ((colour + 0.055) / 1.055) ** 2.4
     wanted = np.linalg.solve(srgb, p3 @ linear)
     wanted = 255 * (1.055 * wanted ** (1 / 2.4) - 0.055)
-    picture = pillow.new("RGB", (32, 32), (190, 80, 80))
-    picture.save(tmp_path / name, icc_profile=display_p3(p3), quality=100)
+    pytest.importorskip("PIL._imagingcms", reason="needs a Pillow with LittleCMS")
+    picture, profile = pillow.new("RGB", (32, 32), (190, 80, 80)), display_p3(p3)
+    if name == "a.heic":
+        (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64))
+        opened = np.asarray(picture).view(Profiled)
+        opened.info = {"icc_profile": profile}
+        monkeypatch.setitem(sys.modules, "pillow_heif", types.SimpleNamespace(read_heif=lambda _: opened))
+    else:
+        picture.save(
+            tmp_path / name, icc_profile=profile, **({"lossless": True} if name == "a.webp" else {"quality": 100})
+        )
     assert pictures.read(tmp_path / name)[16, 16, ::-1] == pytest.approx(wanted, abs=3)
+
+
+class Profiled(np.ndarray):
+    """Pixels with room for ``info``, as pillow_heif has."""
 
 
 def display_p3(to_xyz):

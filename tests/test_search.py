@@ -210,7 +210,7 @@ def test_the_search_holds_few_frames_in_memory(monkeypatch, limit):
     found = Detections()
     for _ in search(found, frames(), RedBoxes(), 25.0):
         assert found.boxes[-1] is not None and len(found.boxes) == len(found.change)
-    assert RedBoxes.KEY_SECONDS * 25 == 50 and len(found) == 120 and most <= limit + 12
+    assert RedBoxes.KEY_SECONDS * 25 == 50 and len(found) == 120 and most <= limit + 15
 
 
 def test_unsearched_frames_survive_saving_and_old_files_are_ignored(tmp_path):
@@ -311,6 +311,15 @@ def test_a_small_face_that_comes_later_is_found_within_seconds():
     wait = round(NEWCOMERS_SECONDS * 2)
     found = find([picture()] * 5 + [picture((500, 300))] * (wait + 4), RedBoxes(smallest=SIDE - 20), fps=2.0)
     assert len(found.boxes[-1]) == 1
+
+
+def test_who_comes_soon_after_the_first_face_is_known_before_the_decision():
+    """Also if the shot begins without a face."""
+    detector = RedBoxes()
+    detector.KEY_SECONDS = 3.0
+    frames = [picture()] * 6 + [picture((40, 100))] * 20 + [picture((40, 100), (600, 300))] * 124
+    found = find(frames, detector)
+    assert next(i for i, boxes in enumerate(found.boxes) if boxes is not None and len(boxes) == 2) <= 90
 
 
 def test_who_comes_soon_after_a_cut_is_known_before_the_decision():

@@ -1567,10 +1567,13 @@ def test_cancelled_training_is_saved(corpus, tmp_path):
             if stage == "Training" and done == 3:
                 raise Cancelled
 
-    options = recipes.TrainingOptions(corpus / "lists", SMALL, max_steps=9, device="cpu", precision="fp32")
+    settings = f"{SMALL},syncnet_eval_interval=3"
+    options = recipes.TrainingOptions(corpus / "lists", settings, max_steps=9, device="cpu", precision="fp32")
     with pytest.raises(Cancelled):
         recipes.train_expert(corpus, tmp_path, options, Cancelling())
-    assert checkpoints.steps_saved(tmp_path, "") == [1, 3]
+    assert checkpoints.steps_saved(tmp_path, "") == [1, 3] and not losses(tmp_path, "val")
+    recipes.train_expert(corpus, tmp_path, dataclasses.replace(options, max_steps=3, resume=True))
+    assert [figures["step"] for figures in losses(tmp_path, "val")] == [3]  # was due when the run was cancelled
 
 
 def test_worker_killed_in_an_evaluation_is_named(monkeypatch, tmp_path):

@@ -134,9 +134,6 @@ class _Trainer:
                 self._evaluate(val_loader)
             for batch in self._fetch(itertools.islice(train_loader, remaining)):
                 self._train(batch, advance)
-                self.evaluation_pending = self.step % plan.eval_interval == 0 or (
-                    self.step == 1 and plan.evaluate_first
-                )
                 due = (
                     self.step == 1 or self.step % plan.checkpoint_interval == 0
                 )  # kept from the reference: also at step 1
@@ -222,6 +219,9 @@ class _Trainer:
             clips = ", ".join(sorted(set(self.batches.clips_of(self.step - 1))))
             bad = ", ".join(name for name, value in figures.items() if not math.isfinite(value))
             raise RuntimeError(f"step {self.step}: {bad} is not finite; the clips of this batch: {clips}")
+        self.evaluation_pending = self.step % self.plan.eval_interval == 0 or (
+            self.step == 1 and self.plan.evaluate_first
+        )
         self._step_complete = True
         self.recent.append(figures)
         if self.log:

@@ -231,7 +231,7 @@ def _report_of_first_frame(path: Path, stream: str) -> tuple[int, str]:
 
 
 def _probe_picture(path: Path, geometry: Geometry) -> VideoInfo:
-    height, width = pictures.read(path).shape[:2]
+    height, width = pictures.read(path, exact=False).shape[:2]
     size = geometry.size_of(width, height)
     # a video must be playable: photos have several times the pixels that phones can decode
     share = min(1.0, PLAYABLE_SIDE / max(size), math.sqrt(PLAYABLE_PIXELS / (size[0] * size[1])))

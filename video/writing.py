@@ -30,7 +30,7 @@ from video.process import (
     shared_timeline,
     url_of,
 )
-from video.sound import AUDIO_CLOCK, SAMPLE_FORMAT, Sound, sound_stream
+from video.sound import AUDIO_CLOCK, SAMPLE_FORMAT, Sound, changes_format, sound_stream
 from video.splicing import AAC_LAYOUTS, Splice
 
 CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # in which every player accepts H.264 with AAC
@@ -211,9 +211,10 @@ def _sound_of(audio: str | Path | Sound | Splice) -> tuple[Any, dict[str, str]]:
     path, known = (audio.path, audio.stream) if isinstance(audio, Sound) else (Path(audio), None)
     stream = sound_stream(path)[0] if known is None else known
     filters = f"aformat={SAMPLE_FORMAT},{AUDIO_CLOCK},aformat=channel_layouts={AAC_LAYOUTS}"
-    if isinstance(audio, Sound) and audio.voice.startswith("c") and audio.layout != "stereo":
+    lone = audio.voice if isinstance(audio, Sound) and audio.layout != "stereo" else ""
+    if lone.startswith("c") and not changes_format(path, files.stamp(path)):
         # one of a recorder's microphones, which would be softer, or elsewhere, in the nearest of these layouts
-        filters = f"pan=stereo|c0={audio.voice}|c1={audio.voice},{filters}"
+        filters = f"pan=stereo|c0={lone}|c1={lone},{filters}"
     return input_of(path)[str(stream)], {"af": filters}
 
 
