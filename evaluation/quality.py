@@ -90,7 +90,7 @@ def score_file(
         seen, faces, originals = seen.repeat(used, 0), faces * used, itertools.cycle(originals)
     frames = (frame[: real.height, : real.width] for frame in video.read_frames(made))
     cuts = {first for first, _ in shots(found)}
-    compared = _compare(frames, originals, faces, drawn or faces, seen, judges, cuts)
+    compared = _compare(frames, originals, faces, drawn or faces, seen, judges, cuts, real.pixel_aspect)
     rows = [figures for figures in report.track(compared, made.path.name, len(faces)) if figures]
     if len(rows) < MIN_FRAMES:
         raise UserError(f"{source} shows a face in too few frames to compare: {len(rows)} of at least {MIN_FRAMES}")
@@ -153,6 +153,7 @@ def _compare(
     seen: np.ndarray,
     judges: Judges,
     cuts: Collection[int] = (),
+    pixel_aspect: float = 1.0,
 ) -> Iterator[dict]:
     """Yield the figures of each frame, an empty dict without a face.
 
@@ -170,7 +171,8 @@ def _compare(
             place, border = _place(face), _place(box)
             steps = _steps(greys, before, border)
             changes = _changes(greys, before, place) if before else dict.fromkeys(CHANGES, np.nan)
-            yield {**_likeness(greys, place), **changes, **steps, **_judge(judges, (new, old), unpadded, place)}
+            judged = _judge(judges, (new, old), unpadded, place, pixel_aspect)
+            yield {**_likeness(greys, place), **changes, **steps, **judged}
         before = greys
 
 
@@ -208,7 +210,9 @@ def _changes(now: Sequence[np.ndarray], before: Sequence[np.ndarray], place: tup
     return dict(zip(CHANGES, (*motion, float(flicker), float(upper))))
 
 
-def _judge(judges: Judges, frames: Sequence[np.ndarray], face: np.ndarray, place: tuple[slice, slice]) -> dict:
+def _judge(
+    judges: Judges, frames: Sequence[np.ndarray], face: np.ndarray, place: tuple[slice, slice], aspect: float
+) -> dict:
     figures: dict[str, float | np.ndarray] = {}
     if judges.landmarks:
         made, real = (judges.landmarks(face_of_fan(frame, face)) for frame in frames)
@@ -216,7 +220,8 @@ def _judge(judges: Judges, frames: Sequence[np.ndarray], face: np.ndarray, place
     if judges.lpips:
         figures["lpips"] = judges.lpips(*(frame[place] for frame in frames))
     if judges.identity:
-        figures["csim"] = cosine_similarity(*(judges.identity(face_of_sface(frame, face)) for frame in frames))
+        crops = (face_of_sface(frame, face, aspect) for frame in frames)
+        figures["csim"] = cosine_similarity(*map(judges.identity, crops))
     return figures
 
 

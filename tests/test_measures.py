@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,19 @@ import files
 import identities
 from conftest import LOSSLESS, MEANS, run_ffmpeg, write_clip
 from demo.talking_head import Recipe, make_clip
-from evaluation import aperture, comparisons, judges, leakage, lips, lse, score_leakage, score_quality, scores, table
+from evaluation import (
+    aperture,
+    comparisons,
+    judges,
+    leakage,
+    lips,
+    lse,
+    quality,
+    score_leakage,
+    score_quality,
+    scores,
+    table,
+)
 from evaluation.judges import Judges
 from evaluation.lse import Score
 from evaluation.quality import Quality, score_file
@@ -149,6 +162,15 @@ def test_drawn_head_follows_its_own_speech(tmp_path):
 
 # --------------------------------------------------------------------------------------------------------------------
 # Judges
+
+
+def test_people_are_compared_in_square_pixels():
+    seen = []
+    frame = np.random.default_rng(0).integers(0, 255, (80, 60, 3), np.uint8)
+    panel = Judges(identity=lambda face: seen.append(face) or np.ones(2))
+    quality._judge(panel, (frame, frame), np.array([10.0, 10, 30, 50]), np.s_[10:50, 10:30], 2.0)
+    wide = cv2.resize(frame, None, fx=2, fy=1)
+    assert (seen[0] == identities.face_of_sface(wide, np.array([20.0, 10, 60, 50]))).all()
 
 
 @pytest.fixture(scope="module")
