@@ -44,7 +44,7 @@ def random_pairs(sounds: Sequence[str], videos: Sequence[str], count: int | None
     if count is not None and count > len(videos):
         raise UserError(f"--count {count} is more than the {len(videos)} videos there are")
     spoken = {_stem(name) for name in sounds}
-    if not videos or any(not spoken - {_stem(name)} for name in videos):
+    if not videos or any(spoken <= {_stem(name)} for name in videos):
         raise UserError(f"{len(videos)} videos and {len(sounds)} sounds make no pairs; two different ones are needed")
     draw = random.Random(seed)
     dealt = draw.sample(sorted(sounds), len(sounds))

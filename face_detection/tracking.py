@@ -16,7 +16,7 @@ import numpy as np
 
 from .cuts import LOOKAHEAD, cuts_between, find_cuts
 from .detections import Detections
-from .geometry import intersection_over_union, is_same_place, overlaps
+from .geometry import is_same_place, overlaps
 
 MIN_OVERLAP = 0.2  # intersection over union that links a box to a track
 MAX_SEARCH = 0.7  # after a gap: largest distance of centres, in box sizes, that links
@@ -218,15 +218,13 @@ class Linking:
         boxes = detections[:, :4].astype(np.float64)
         eyes = detections[:, 5] if detections.shape[1] > 5 else np.full(len(boxes), np.nan)
         going_on = self._alive = [track for track in self._alive if self._goes_on(track, frame)]
-        candidates = [
-            (match_score(track.boxes[-1], box, frame - track.frames[-1]), d, box, track)
-            for d, box in enumerate(boxes)
-            for track in going_on
-        ]
+        last = np.reshape([track.boxes[-1] for track in going_on], (-1, 4))
+        scores = match_scores(boxes, last, np.array([frame - track.frames[-1] for track in going_on], int))
         taken: set[int] = set()
-        for score, d, box, track in sorted(candidates, key=lambda c: -c[0]):
-            if score > 0 and d not in taken and track.frames[-1] < frame:
-                _continue_track(track, frame, box, float(eyes[d]), track.frames[-1] == self.last_searched)
+        for d, t in best_first(scores):
+            track = going_on[t]
+            if d not in taken and track.frames[-1] < frame:
+                _continue_track(track, frame, boxes[d], float(eyes[d]), track.frames[-1] == self.last_searched)
                 taken.add(d)
         for d, box in enumerate(boxes):
             if d not in taken:
@@ -258,14 +256,24 @@ def _continue_track(track: Track, frame: int, box: np.ndarray, eyes: float, unbr
     track.add(frame, box, eyes)
 
 
-def match_score(old: np.ndarray, new: np.ndarray, gap: int) -> float:
-    """Return how well box ``new`` continues ``old`` after ``gap`` frames; 0 or less means not at all."""
-    overlap = intersection_over_union(old, new)
-    if overlap >= MIN_OVERLAP or gap == 1:
-        return overlap if overlap >= MIN_OVERLAP else 0.0
-    size = np.sqrt((old[2] - old[0]) * (old[3] - old[1]))
-    distance = np.linalg.norm((old[:2] + old[2:] - new[:2] - new[2:]) / 2) / size
-    return MIN_OVERLAP * (1 - distance / MAX_SEARCH)
+def match_scores(new: np.ndarray, old: np.ndarray, gaps: np.ndarray | int) -> np.ndarray:
+    """Return how well each of the boxes ``new`` (n, 4) continues each of the ``old`` ones (m, 4), (n, m).
+
+    ``gaps``, (m,) or one for all, is how many frames lie between. 0 or less means not at all.
+    """
+    overlap = np.array([overlaps(box, old) for box in new]).reshape(len(new), len(old))
+    size = np.sqrt((old[:, 2] - old[:, 0]) * (old[:, 3] - old[:, 1]))
+    apart = (old[:, :2] + old[:, 2:4])[None] - (new[:, :2] + new[:, 2:4])[:, None]
+    distance = np.linalg.norm(apart / 2, axis=-1) / size
+    moved = np.where(np.asarray(gaps) == 1, 0.0, MIN_OVERLAP * (1 - distance / MAX_SEARCH))
+    return np.where(overlap >= MIN_OVERLAP, overlap, moved)
+
+
+def best_first(scores: np.ndarray) -> list[tuple[int, int]]:
+    """Return the places (row, column) of the positive scores, the highest first."""
+    order = np.argsort(-scores, axis=None, kind="stable")
+    rows, columns = np.unravel_index(order[scores.ravel()[order] > 0], scores.shape)
+    return list(zip(rows.tolist(), columns.tolist()))
 
 
 def choose_person(tracks: list[Track], max_gap: int, face_index: int | None) -> list[Track]:
@@ -428,7 +436,7 @@ def fill_gaps(boxes: np.ndarray, max_gap: int) -> None:
 def _continues(before: np.ndarray, after: np.ndarray, gap: int) -> bool:
     """Whether a box after a gap may be of the same face; gaps between two people are not filled."""
     widths = before[2] - before[0], after[2] - after[0]
-    return max(widths) < MAX_GROWTH * min(widths) and match_score(before, after, gap) > 0
+    return max(widths) < MAX_GROWTH * min(widths) and bool(match_scores(after[None], before[None], gap) > 0)
 
 
 def smooth_boxes(boxes: np.ndarray) -> None:

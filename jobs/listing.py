@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,10 +140,10 @@ def settle(listed: Iterable[Job], folder: str | Path) -> list[SettledJob]:
     twice, or are also read.
     """
     listed, folder = list(listed), Path(folder)
-    taken = _own_names(listed)
+    taken, numbers = _own_names(listed), Counter[str]()
     settled = []
     for job in listed:
-        outfile = job.outfile or _free_name(job, folder, taken)
+        outfile = job.outfile or _free_name(job, folder, taken, numbers)
         taken.setdefault(_path_key(outfile), job)
         settled.append(SettledJob(job.face, job.audio, outfile, job.options, job.name))
     read = {_file_id(path) for job in settled for path in _inputs(job)}
@@ -164,10 +164,14 @@ def _own_names(listed: Sequence[Job]) -> dict[str, Job]:
     return taken
 
 
-def _free_name(job: Job, folder: Path, taken: Mapping[str, Job]) -> Path:
+def _free_name(job: Job, folder: Path, taken: Mapping[str, Job], numbers: Counter[str]) -> Path:
+    """Return a name that is not ``taken``; ``numbers`` counts by stem how many have been tried."""
     stem = os.fsencode(f"{job.face.stem}_{job.audio.stem}")[:LONGEST_STEM].decode(errors="ignore")
-    names = itertools.chain((f"{stem}.mp4",), (f"{stem}_{number}.mp4" for number in itertools.count(2)))
-    return next(folder / name for name in names if _path_key(folder / name) not in taken)
+    while True:
+        numbers[stem] += 1
+        path = folder / (f"{stem}.mp4" if numbers[stem] == 1 else f"{stem}_{numbers[stem]}.mp4")
+        if _path_key(path) not in taken:
+            return path
 
 
 def _inputs(job: Job) -> Iterable[Path]:

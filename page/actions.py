@@ -25,7 +25,7 @@ import video
 from errors import UserError
 from face_detection.detections import Detections
 from face_detection.geometry import cut_out, intersection_over_union
-from face_detection.tracking import follow_face, follow_faces, gap_of, max_simultaneous_faces
+from face_detection.tracking import follow_face, follow_faces, gap_of, max_simultaneous_faces, shots
 from faces import FaceSearch
 from hparams import hparams as hp
 from lipsync import LipSync, Options, open_face, search_range, segment_for
@@ -296,6 +296,8 @@ def number_of(chosen: FoundFace, found: Detections, source: video.VideoInfo) -> 
     """Return the number (as in ``--face_index``) of the face at the place of ``chosen``; None if there is none."""
     frame, gap = round(chosen.second * source.fps), gap_of(source.fps)
     at = min(max(0, frame - source.start), len(found) - 1)
+    first, stop = next((first, stop) for first, stop in shots(found) if first <= at < stop)
+    found, at = Detections(found.boxes[first:stop], found.change[first:stop]), at - first
     there = np.array(chosen.box) * ((source.width, source.height) * 2)
     boxes = [follow_face(found, gap, index, smooth=False)[at] for index in range(max_simultaneous_faces(found, gap))]
     overlaps = [0.0 if np.isnan(box).any() else intersection_over_union(box, there) for box in boxes]

@@ -27,11 +27,13 @@ from face_detection.search import search
 from face_detection.tracking import (
     PROFILE,
     Track,
+    best_first,
     choose_person,
     fill_gaps,
     follow_face,
     follow_faces,
     link_tracks,
+    match_scores,
     max_simultaneous_faces,
     shows_profiles,
     smooth_boxes,
@@ -699,6 +701,22 @@ def test_false_alarms_are_dropped_but_a_photo_is_not():
     assert (follow_face(seen(*frames), 5)[:, 0] == 0).all()
     assert follow_face(seen([box(7)]), 5)[0, 0] == 7
     assert choose_person([], 5, None) == []
+
+
+@pytest.mark.parametrize("gaps", [1, 2, np.array([1, 5, 2])])
+def test_scores_of_many_boxes_are_those_of_each(gaps):
+    rng = np.random.default_rng(0)
+    corners, sides = rng.uniform(0, 60, (7, 2)), rng.uniform(20, 60, (7, 2))
+    old, new = np.split(np.concatenate([corners, corners + sides], axis=1), [3])
+    scores = match_scores(new, old, gaps)
+    for i, j in np.ndindex(4, 3):
+        gap = np.broadcast_to(gaps, 3)[j]
+        overlap = intersection_over_union(old[j], new[i])
+        apart = np.hypot(*(old[j, :2] + old[j, 2:] - new[i, :2] - new[i, 2:]) / 2)
+        moved = 0.0 if gap == 1 else 0.2 * (1 - apart / np.sqrt(np.prod(old[j, 2:] - old[j, :2])) / 0.7)
+        assert scores[i, j] == pytest.approx(overlap if overlap >= 0.2 else moved)
+    assert [scores[place] for place in best_first(scores)] == sorted(scores[scores > 0], reverse=True)
+    assert match_scores(new[:0], old, 1).shape == (0, 3) and best_first(match_scores(new, old[:0], 1)) == []
 
 
 def test_a_face_has_one_index():

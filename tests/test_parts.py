@@ -24,6 +24,7 @@ from faces import FaceSearch
 from lipsync import FilmedFace, LipSync, Options
 from lipsync.take import fading, segment_for
 from mouths import crop, redraw_mouths
+from video import reading
 
 BOX = (30, 100, 50, 105)  # top, bottom, left, right
 
@@ -254,6 +255,7 @@ def test_frames_are_counted_from_any_start(small_clip, tmp_path):
             part = video.VideoInfo(**{**vars(info), "start": start})
             assert video.count_frames(part, count - start) == (count - start, False)
             assert video.count_frames(part, count - start + 9) == (count - start, False)
+            assert video.count_frames(part, 9999) == (count - start, False)
         assert video.count_frames(info, count - 1) == (count - 1, True)
 
 
@@ -488,3 +490,17 @@ def test_preview_may_use_a_later_reference_frame(lips, small_clip, tone, tmp_pat
         take = lips.prepare(small_clip, long, **options)
         shown = lips.preview(small_clip, long, take.source.start / 25 + 0.04, **options)
         assert_alike(shown, list(lips.stream(take))[1])
+
+
+def test_a_film_is_not_decoded_to_count_its_frames(small_photo, tmp_path, monkeypatch):
+    """Learning from nine minutes began after five minutes of counting."""
+    write_clip(tmp_path / "a.mp4", np.stack([small_photo[:32, :32]] * 700))
+    read, real = [], reading.read_frames
+
+    def counted(*given):
+        for frame in real(*given):
+            read.append(frame)
+            yield frame
+
+    monkeypatch.setattr(reading, "read_frames", counted)
+    assert video.count_frames(video.probe(tmp_path / "a.mp4"), 10**6) == (700, False) and len(read) < 100

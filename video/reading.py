@@ -20,6 +20,7 @@ from video.sources import check_whole
 HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again
 TURNED_BYTES = 512 << 20  # or to play a long one backwards in pieces: each is decoded from the key frame before it
 # seconds decoded before a wanted frame, so that inexact seeking cannot skip it; enough if there is an index
+FEW = 50  # frames that are counted one by one
 SEEK_MARGIN = 2.0
 # without these flags, frames become a level darker, and again with every generation
 EXACT = "bicubic+accurate_rnd+full_chroma_int"
@@ -107,7 +108,13 @@ def count_frames(info: VideoInfo, most: int) -> tuple[int, bool]:
     """Return how many frames there are, up to ``most`` (1 or more), and whether more follow."""
     if last := sum(1 for _ in read_frames(info, most - 1, 2)):
         return most, last == 2
-    return sum(1 for _ in read_frames(info, 0, most)), False
+    if not info.indexed or most < FEW:
+        return sum(1 for _ in read_frames(info, 0, most)), False
+    there, gone = 0, most - 1  # frames are filled in where some are missing, so the last one can be searched for
+    while gone - there > FEW:
+        middle = (there + gone) // 2
+        there, gone = (middle, gone) if any(True for _ in read_frames(info, middle, 1)) else (there, middle)
+    return there + sum(1 for _ in read_frames(info, there, gone - there)), False
 
 
 def source_index(index: int, count: int, pingpong: bool) -> int:
