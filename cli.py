@@ -95,7 +95,8 @@ class Parser(argparse.ArgumentParser):
 def _is_a_script() -> bool:
     """Return whether this process runs one of our scripts, rather than a program that imports this module."""
     main = Path(getattr(sys.modules["__main__"], "__file__", None) or os.devnull)
-    is_command = main.stem == "wav2lip" or main.name.startswith("wav2lip-")
+    names = main.stem, main.parent.stem  # on Windows, a command is an archive with a __main__.py
+    is_command = any(name == "wav2lip" or name.startswith("wav2lip-") for name in names)
     return is_command or main.resolve().parent in (HERE, *(HERE / name for name in FOLDERS))
 
 

@@ -113,8 +113,10 @@ def cuda_has_bf16(device: torch.device) -> bool:
 
 def cpu_has_bf16() -> bool:
     """Return whether this CPU multiplies bfloat16 matrices in hardware (emulation is slower than float32)."""
-    # torch has a public query from 2.12 on, and a private one from 2.6 on
-    return _cpu_has("avx512_bf16", "amx_bf16", "bf16", until="AVX512_CORE_VNNI", private="_is_avx512_bf16_supported")
+    # torch has a public query from 2.12 on, and a private one from 2.6 on; on Macs it has no oneDNN, which uses them
+    return torch.backends.mkldnn.is_available() and _cpu_has(
+        "avx512_bf16", "amx_bf16", "bf16", until="AVX512_CORE_VNNI", private="_is_avx512_bf16_supported"
+    )
 
 
 def cpu_has_vnni() -> bool:

@@ -109,7 +109,10 @@ def is_local(name: str) -> bool:
 
 
 def _is_right(known: KnownFile, path: Path) -> bool:
-    return path.is_file() and (not known.sha256 or files.cached_digest(path) == known.sha256)
+    try:
+        return path.is_file() and (not known.sha256 or files.cached_digest(path) == known.sha256)
+    except PermissionError:  # the folder may not be read
+        return False
 
 
 def _local_file(name: str) -> Path | None:

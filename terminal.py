@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 
 from tqdm import tqdm
@@ -26,8 +27,9 @@ class Terminal(Notes):
 
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "frame", done: int = 0) -> Iterator[Advance]:
-        # disable=None: no bar if stderr is not a terminal
-        how = {"unit": unit, "unit_scale": unit == "B", "initial": done, "disable": None}
+        # disable=None: no bar if stderr is not a terminal; notebooks show bars without being one
+        how = {"unit": unit, "unit_scale": unit == "B", "initial": done}
+        how["disable"] = False if "ipykernel" in sys.modules else None
         bar = tqdm(desc=name, total=total, **how)
         self._bars.append(bar)
 

@@ -60,9 +60,11 @@ def of_photos(paths: list[Path]) -> dict[str, np.ndarray]:
     found = {}
     with open_mesh(static=True) as mesh:
         for path in paths:
-            picture = cv2.imread(str(path))
+            picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)  # Windows: imread needs ASCII names
             if picture is not None and (points := landmarks_in(mesh, picture)).any():
                 found[path.name] = points
+            else:
+                print(f"note: {path} shows no face, or cannot be read", file=sys.stderr)
     return {"names": np.array(list(found)), "landmarks": np.array(list(found.values()), np.int32)}
 
 

@@ -277,7 +277,7 @@ def open_portrait(corpus: Corpus, number: int) -> Portrait:
     assert corpus.portraits  # checked in ``run``
     data = _landmark_file(corpus.portraits)
     path = corpus.portraits / str(data["names"][number])
-    picture = cv2.imread(str(path))
+    picture: Any = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)  # Windows: imread needs ASCII names
     if picture is None:
         raise UserError(f"{path} cannot be read")
     return Portrait(picture, data["landmarks"][number] / 16)

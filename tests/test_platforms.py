@@ -219,7 +219,7 @@ def test_ctrl_c_during_imports_prints_nothing(tmp_path):
 
 @pytest.mark.parametrize("main, is_ours", [
     (ROOT / "inference.py", True), (ROOT / "evaluation/run_all.py", True),
-    ("/usr/bin/wav2lip", True), ("/usr/bin/wav2lip-lse", True),
+    ("/usr/bin/wav2lip", True), ("/usr/bin/wav2lip-lse", True), ("/Scripts/wav2lip-lse.exe/__main__.py", True),
     (ROOT / ".venv/lib/pytest/__main__.py", False), ("/home/somebody/program.py", False), (None, False),
 ])  # fmt: skip
 def test_only_our_scripts_silence_ctrl_c_during_imports(monkeypatch, main, is_ours):

@@ -151,6 +151,14 @@ def test_which_cpus_have_vnni(monkeypatch, isa, capable, expected):
     assert devices.cpu_has_vnni() is expected
 
 
+def test_bf16_needs_onednn(monkeypatch):
+    """torch for Macs has none, and its own kernels are slow; M2 and later were given bf16."""
+    monkeypatch.setattr(devices, "_cpu_has", lambda *_, **__: True)
+    for there in True, False:
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda there=there: there)
+        assert devices.cpu_has_bf16() is there
+
+
 def test_calls_and_threads_match_the_workers():
     calls, share = devices.cpu_calls_and_threads()
     threads = min(torch.get_num_threads(), devices.cpu_count())

@@ -411,6 +411,16 @@ def test_a_cache_that_cannot_be_written_is_no_failed_download(tmp_path, monkeypa
         downloads.fetch(known_file("http://127.0.0.1:1/x"), tmp_path / "ro")
 
 
+def test_a_home_that_may_not_be_read_is_no_fault(tmp_path, monkeypatch):
+    """As of services that are not root any more but keep its HOME: every run ended, instead of going on without."""
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert not downloads._is_right(known_file("http://127.0.0.1:1/x"), tmp_path / "file.pth")
+
+
 def test_download_error_gives_its_reason_once(tmp_path):
     """Not once per package that it went through. Nothing listens on port 1."""
     with pytest.raises(RuntimeError) as caught:

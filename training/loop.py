@@ -180,7 +180,8 @@ class _Trainer:
         """Raise RuntimeError, in the user's words, if the problem is that a process of a loader was killed."""
         if KILLED.search(str(problem)) or isinstance(problem, (ConnectionError, EOFError)):
             what = f"a data loader process was killed, perhaps for lack of memory ({problem})"
-            raise RuntimeError(f"{what}; {self._saved_so_far()}") from problem
+            guard = 'a program of your own must check if __name__ == "__main__" before it trains'
+            raise RuntimeError(f"{what}; {self._saved_so_far()} ({guard})") from problem
 
     def _report_damaged(self, damaged: dict[str, str]) -> None:
         """Report files found to be damaged, each once; every process reports those it has met."""

@@ -154,6 +154,8 @@ class Process:
     It runs in the ``folder``, if one is given.
     """
 
+    CAN_LISTEN = hasattr(os, "pread")  # to what ffmpeg says while it runs; Windows has no such function
+
     def __init__(
         self,
         command: list[str],
@@ -184,9 +186,9 @@ class Process:
                 yield int(found[1]) / 1e6
 
     def said(self) -> str:
-        """Return ffmpeg's messages so far; empty on Windows, which has no ``os.pread``."""
+        """Return ffmpeg's messages so far; empty unless it ``CAN_LISTEN``."""
         number = self._messages.fileno()
-        return _text(os.pread(number, os.fstat(number).st_size, 0)) if hasattr(os, "pread") else ""
+        return _text(os.pread(number, os.fstat(number).st_size, 0)) if self.CAN_LISTEN else ""
 
     def wait(self) -> tuple[int, str]:
         """Wait for the end, return exit code and messages; raise RuntimeError if ffmpeg was stopped from outside."""

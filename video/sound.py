@@ -132,6 +132,9 @@ class Sound:
         return report
 
     def _decode(self) -> Iterator[np.ndarray]:
+        if not Process.CAN_LISTEN and changes_format(self.path, files.stamp(self.path)):
+            yield from self._decode_in_one_format(0)  # ffmpeg says so too late
+            return
         only = self.voice and f"pan=mono|c0={self.voice},"
         heard = 0
         with self._read(format="f32le", af=f"{only}{AUDIO_CLOCK}", ac=1, ar=self._sample_rate) as process:
