@@ -29,7 +29,7 @@ class Terminal(Notes):
     def stage(self, name: str, total: int | None = None, unit: str = "frame", done: int = 0) -> Iterator[Advance]:
         # disable=None: no bar if stderr is not a terminal; notebooks show bars without being one
         how = {"unit": unit, "unit_scale": unit == "B", "initial": done}
-        how["disable"] = False if "ipykernel" in sys.modules else None
+        how["disable"] = False if type(sys.stderr).__module__.startswith("ipykernel") else None
         bar = tqdm(desc=name, total=total, **how)
         self._bars.append(bar)
 

@@ -147,6 +147,16 @@ def test_finished_bar_stays_above_the_running_one(monkeypatch, first):
     assert [row.split(":")[0] for row in screen.rows()] == ended and all("100%" in row for row in screen.rows())
 
 
+@pytest.mark.parametrize("module, shown", [("ipykernel.iostream", True), ("io", False)])
+def test_notebooks_show_progress(monkeypatch, module, shown):
+    """They are no terminals, so minutes passed in silence."""
+    stream = type("OutStream", (io.StringIO,), {"__module__": module})()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Terminal().stage("Lip-syncing", 2) as advance:
+        advance(2)
+    assert ("Lip-syncing" in stream.getvalue()) == shown
+
+
 @pytest.mark.parametrize("name, start", [
     ("adapt.py", ".venv/bin/python inference.py"), ("/home/wav2lip/adapt.py", ".venv/bin/python inference.py"),
     ("/usr/bin/wav2lip-adapt", "wav2lip"), ("wav2lip-adapt.exe", "wav2lip"),
