@@ -43,12 +43,16 @@ def pick_device(name: str) -> torch.device:
 
 def own_device(name: str) -> str:
     """Return this process's own GPU under torchrun, otherwise ``name``."""
+    is_first = not int(os.environ.get("LOCAL_RANK", 0))
+    return name if is_first or name not in ("auto", "cuda") or not torch.cuda.is_available() else str(own_gpu())
+
+
+def own_gpu() -> torch.device:
+    """Return this process's own GPU; raise UserError if torchrun started more processes than there are GPUs."""
     local = int(os.environ.get("LOCAL_RANK", 0))
-    if not local or name not in ("auto", "cuda") or not torch.cuda.is_available():
-        return name
     if local >= (count := torch.cuda.device_count()):
         raise UserError(f"every process needs its own GPU; use --nproc_per_node={count}, the number of GPUs")
-    return f"cuda:{local}"
+    return torch.device("cuda", local)
 
 
 def pick_training_precision(name: str, device: torch.device) -> torch.dtype:

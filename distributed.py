@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from devices import memory_format
+from devices import memory_format, own_gpu
 from errors import UserError
 
 Batch = Sequence[torch.Tensor]
@@ -122,9 +122,7 @@ def join_processes(device: torch.device, dtype: torch.dtype) -> Distributed:
     if device.type == "mps":
         raise UserError("several processes cannot train on mps; start one, or use --device cpu")
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        if device.index >= (count := torch.cuda.device_count()):
-            raise UserError(f"every process needs its own GPU; use --nproc_per_node={count}, the number of GPUs")
+        device = own_gpu()
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         nccl = device.type == "cuda" and dist.is_nccl_available()  # not on Windows

@@ -163,13 +163,9 @@ def _in_srgb(picture: np.ndarray, profile: bytes | None) -> np.ndarray:
 def _profile_of(content: bytes) -> bytes | None:
     """Return the ICC profile in a JPEG, PNG or WebP file, None if there is none."""
     if content.startswith(JPEG):
-        parts, at = [], 2
-        while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":
-            length = int.from_bytes(content[at + 2 : at + 4], "big")
-            if content[at + 4 : at + 16] == ICC_OF_JPEG:  # in numbered parts of up to 64 kB
-                parts.append(content[at + 16 : at + 2 + length])
-            at += 2 + max(2, length)
-        return b"".join(part[2:] for part in sorted(parts)) or None
+        segments, _ = _jpeg_header(content)
+        parts = sorted(one.removeprefix(ICC_OF_JPEG) for one in segments if one.startswith(ICC_OF_JPEG))
+        return b"".join(part[2:] for part in parts) or None  # each of up to 64 kB begins with its number
     start = content[:START]
     if content.startswith(PNG) and (at := start.find(b"iCCP")) > 0:
         named = content[at + 4 : at + 4 + int.from_bytes(content[at - 4 : at], "big")]
@@ -196,12 +192,22 @@ def is_webp(path: Path) -> bool:
 def is_cut_short(content: bytes) -> bool:
     """Return whether a JPEG or PNG is truncated; decoders would fill the missing part with grey."""
     if content.startswith(b"\xff\xd8"):
-        at = 2
-        while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":  # skip previews with own ends
-            filling = content[at + 1 : at + 2] == b"\xff"  # markers may be padded with 0xFF
-            at += 1 if filling else 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-        return content.find(b"\xff\xd9", at) < 0
+        _, begin = _jpeg_header(content)  # which may hold a preview with an end of its own
+        return content.find(b"\xff\xd9", begin) < 0
     return content.startswith(PNG) and b"IEND" not in content
+
+
+def _jpeg_header(content: bytes) -> tuple[list[bytes], int]:
+    """Return what the segments of a JPEG before its picture hold, and where that begins."""
+    segments, at = [], 2
+    while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":
+        if content[at + 1 : at + 2] == b"\xff":  # markers may be padded with 0xFF
+            at += 1
+            continue
+        end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+        segments.append(content[at + 4 : end])
+        at = end
+    return segments, at
 
 
 def _reads_heif() -> bool:
