@@ -59,8 +59,6 @@ def write_onnx(checkpoint: Checkpoint, network: type[nn.Module], path: Path) -> 
     and leaves no file, if the difference is above ``TOLERANCE``.
     """
     check_onnx()
-    import onnxruntime  # noqa: F401
-
     model = fold_batchnorm(build(checkpoint, network))
     with files.atomic_write(path) as partial:
         _export(model, network, partial)

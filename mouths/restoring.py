@@ -103,7 +103,7 @@ def _restore(frame: np.ndarray, box: Box, hidden: np.ndarray | float, run: Calla
     change = restored - cv2.resize(face, restored.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     back = larger * np.array([[scale, 0, scale * (x1 - left)], [0, scale, scale * (y1 - top)]])
     back[:, 2] += (larger - 1) / 2
-    change = _shrunk(change, back, size, max(1, math.ceil(larger * scale)))
+    change = _shrunk(change, back, size, math.ceil(larger * scale))
     target = crop_with_border(frame, box)
     mask = cv2.resize(masks.lower_face() * (1 - hidden), size)[..., None]
     cv2.add(target, change * mask, target, dtype=cv2.CV_8U)

@@ -73,9 +73,8 @@ def check_same_inputs(group: Distributed, train: WindowDataset, val: WindowDatas
     different = [name for name, column in zip(here, everywhere.T) if len(set(column.tolist())) > 1]
     if different:
         unusable = train.index.unusable | val.index.unusable
-        first = "".join(
-            f"; of {len(unusable)} unusable here the first: {n}: {why}" for n, why in [*unusable.items()][:1]
-        )
+        folder, reason = next(iter(unusable.items()), ("", ""))
+        first = f"; of {len(unusable)} unusable here the first: {folder}: {reason}" if unusable else ""
         raise UserError(
             f"the processes differ in their {', '.join(different)}: all machines need the same clips, lists and "
             f"networks{first}"

@@ -19,8 +19,8 @@ from video.sources import check_whole
 
 HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again
 TURNED_BYTES = 512 << 20  # or to play a long one backwards in pieces: each is decoded from the key frame before it
-# seconds decoded before a wanted frame, so that inexact seeking cannot skip it; enough if there is an index
 FEW = 50  # frames that are counted one by one
+# seconds decoded before a wanted frame, so that inexact seeking cannot skip it; enough if there is an index
 SEEK_MARGIN = 2.0
 # without these flags, frames become a level darker, and again with every generation
 EXACT = "bicubic+accurate_rnd+full_chroma_int"
