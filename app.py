@@ -33,7 +33,12 @@ def get_parser() -> cli.Parser:
         help="The expert that compares faces and voices in the tab for that.",
     )
     amount, count = cli.positive(float), cli.positive(int)
-    add("--max_seconds", type=amount, default=Settings.max_seconds, help="Longest speech or video, in seconds.")
+    add(
+        "--max_seconds",
+        type=amount,
+        default=Settings.max_seconds,
+        help="Longest speech, or video unless only lip-synced, in seconds.",
+    )
     add("--max_megabytes", type=count, default=500, help="Largest accepted upload, in megabytes.")
     add("--max_minutes", type=amount, default=Settings.max_minutes, help="Longest training on a person, in minutes.")
     add("--concurrency", type=count, default=Settings.runs, help="Number of visitors whose jobs may run at once.")

@@ -77,7 +77,7 @@ def add_training_arguments(parser: cli.Parser) -> None:
     add = parser.add_argument
     add("--data_root", required=True, type=Path, help="The folder that preprocess.py wrote.")
     add("--checkpoint_dir", required=True, type=Path, help="The folder for checkpoints, samples and logs.")
-    add("--checkpoint_path", type=Path, help="Start from this checkpoint.")
+    add("--checkpoint_path", type=Path, help="Start from this checkpoint, a file or a name such as wav2lip.")
     add(
         "--resume",
         action="store_true",
@@ -234,7 +234,7 @@ def _add_frame_arguments(parser: Flags) -> None:
     add(
         "--fps",
         type=cli.positive(float),
-        help="Frame rate of the result. Without it, that of the video, or 25 for a photo.",
+        help="Frame rate of the result. Without it, that of the video, or 25 for a photo or below 12.",
     )
     add(
         "--resize_factor",

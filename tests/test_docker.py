@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import os
 import re
@@ -12,12 +11,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import PurePosixPath
 
 import pytest
 
 from conftest import ROOT, free_port
 
 FILES = ("Dockerfile", "Dockerfile.cuda")
+NETWORKS = [f"demo/checkpoints/{name}.pth" for name in ("generator", "expert", "judge")]
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # as on pytorch.org
 
 
@@ -34,8 +35,14 @@ def installs(name):
 
 
 def is_ignored(path):
+    """As in Docker: a pattern begins at the root, unless with ``**/``, and takes a folder with all that is in it."""
     patterns = (ROOT / ".dockerignore").read_text().split()
-    return any(fnmatch.fnmatch(path, pattern.removeprefix("**/")) for pattern in patterns)
+    places = [PurePosixPath(path), *PurePosixPath(path).parents[:-1]]
+    return any(
+        place.match(pattern.removeprefix("**/")) and (pattern.startswith("**/") or len(place.parts) == 1)
+        for place in places
+        for pattern in patterns
+    )
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -55,7 +62,8 @@ def test_image_gets_all_that_the_wheel_is_built_from():
     assert all((ROOT / folder).is_dir() and not is_ignored(folder) for folder in folders)
     files = ["pyproject.toml", "README.md", "requirements", *project["project"]["license-files"]]
     assert all((ROOT / file).exists() and not is_ignored(file) for file in files)
-    assert is_ignored(".git") and is_ignored(".venv") and is_ignored("tests")
+    assert all((ROOT / path).exists() and not is_ignored(path) for path in NETWORKS)
+    assert is_ignored(".git") and is_ignored(".venv") and is_ignored("tests/conftest.py") and is_ignored("checkpoints")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -92,7 +100,7 @@ def test_commands_of_the_image_start_the_page(tmp_path):
     """Its RUN and CMD lines in a fresh environment, but with torch from pip's default index, as with make."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True)
     for path in listed.stdout.split("\n")[:-1]:
-        if not any(is_ignored(part) for part in (path, *path.split("/"))):
+        if not is_ignored(path):
             (tmp_path / "src" / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / path, tmp_path / "src" / path)
     place = tmp_path / "opt"
