@@ -36,7 +36,7 @@ from face_detection.detections import Detections
 from face_detection.search import search
 from lipsync import LipSync, pick_batch_size, read_speech
 from models import Wav2Lip, optimize_for_inference
-from mouths import crop, masked_and_whole, redraw_mouths
+from mouths import SpeakingTrack, crop, masked_and_whole, redraw_mouths
 
 GENERATOR_FLOP = 7.93e9  # per face
 S3FD_FLOP = 631e3  # per pixel
@@ -112,8 +112,8 @@ def measure_stages(
     some = list(video.repeat_frames(source, min(96, count)))
     box = (source.width // 3, source.height // 4, source.width // 2, source.height // 2)
     calls = calls_at_a_time(device)
-    batch = pick_batch_size(REFERENCE_BATCH, source, device, calls + 1)
-    lip_sync = redraw_mouths(some, [box] * len(some), windows, model, batch, workers=calls)
+    batch = pick_batch_size(REFERENCE_BATCH, source, device)
+    lip_sync = redraw_mouths(some, [SpeakingTrack([box] * len(some), windows)], model, batch, workers=calls)
     figures["generate_s"] = count / len(some) * timed(lambda: list(lip_sync))
     encode = timed(lambda: write_video(clip.with_name("stage.mp4"), source, speech, some))
     figures["encode_s"] = count / len(some) * encode

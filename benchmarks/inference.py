@@ -27,7 +27,7 @@ from demo.talking_head import Recipe, write_speech
 from face_detection.detections import Detections
 from lipsync import read_speech
 from models import Wav2Lip, optimize_for_inference
-from mouths import CPU_BATCH, generate, redraw_mouths
+from mouths import CPU_BATCH, SpeakingTrack, generate, redraw_mouths
 
 ROUNDS = 5
 REFERENCE_BATCH = 128  # faces, the default of --wav2lip_batch_size
@@ -131,7 +131,7 @@ def measure_stages(
     figures["detect"] = scale * timed(lambda: Detections().extend(frames, detector))
     model = optimize_for_inference(Wav2Lip(), device, dtype)
     boxes = [(source.width // 3, source.height // 4, source.width // 2, source.height // 2)] * len(frames)
-    figures["generate"] = scale * timed(lambda: list(redraw_mouths(frames, boxes, windows, model)))
+    figures["generate"] = scale * timed(lambda: list(redraw_mouths(frames, [SpeakingTrack(boxes, windows)], model)))
     figures["encode"] = scale * timed(lambda: write_video(folder / "stage.mp4", source, speech, frames))
     return {"frames": len(windows), **figures}
 

@@ -26,7 +26,7 @@ from benchmarks.scene import SIZES, write_scene
 from lipsync import LipSync, read_speech
 from models.weights import BLENDS
 from mouths import CPU_BATCH, crop, generate, masked_and_whole
-from mouths.drawing import CutFace, cut_faces, openings_for, select_references
+from mouths.drawing import CutFace, SpeakingTrack, cut_faces, openings_for, select_references
 from mouths.pasting import DrawnFace, paste
 from mouths.references import Reference
 
@@ -67,8 +67,8 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
     take = lips.prepare(clip, clip)  # also loads libraries, so that this is not timed
     source, (one,) = take.source, take.faces
     frames, boxes = list(take.frames()), list(one.boxes())
-    known = frames, boxes, one.windows, one.mouth_settings
-    places, cuts = zip(*((frame, cut) for frame, cut in cut_faces(*known) if cut))
+    known = frames, [SpeakingTrack(boxes, one.windows, one.mouth_settings)]
+    places, cuts = zip(*((frame, cut) for frame, (cut,) in cut_faces(*known) if cut))
     batches = split(cuts)
     hidden = [[cut.hidden() for cut in batch] for batch in batches]
     mask = lips.generator.mask_top

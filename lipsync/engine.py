@@ -48,7 +48,7 @@ from lipsync.take import (
     segment_for,
 )
 from models import Wav2Lip, weights
-from mouths import CPU_BATCH, LipGenerator, MouthSettings, Restore, open_restorer, redraw_mouths
+from mouths import CPU_BATCH, LipGenerator, MouthSettings, Restore, SpeakingTrack, open_restorer, redraw_mouths
 from reporting import SILENT, PrefixedReporter, Reporter
 from runtimes import Runtime
 from speakers import FaceCriterion
@@ -58,7 +58,7 @@ Speech = str | Path | Mapping[int, str | Path]  # a file, or one for each of sev
 Speeches = dict[int | None, Path]
 AHEAD = 256  # frames by which the search for the face may be ahead of the generator
 FIRST_BATCH = 4  # faces; few, so that the first frame comes soon
-FLIGHT_BYTES = 128 << 20  # of frames whose faces are being generated; as many wait before and after
+BATCH_BYTES = 64 << 20  # of the frames of a batch; each worker has one, and three more wait before and after them
 INCLUDED_NETWORK_NOTE = (
     "network: the included one, free for any use (CC BY 4.0: credit the GRID corpus, by Cooke and others); "
     "the official one, for research: --checkpoint_path wav2lip_gan"
@@ -188,12 +188,12 @@ class LipSync:
     def frame_at(self, take: Take, second: float) -> np.ndarray:
         """Return the frame of the result at this time of a take that has no mouth settings yet."""
         index = min(int(second * take.source.fps + 1e-6), len(take) - 1)  # 0.6 - 0.4 is not quite 0.2
-        frame = take.faces[0].filmed.frame(index)
+        faces = []
         for one in take.faces:
             box = next(itertools.islice(one.boxes(), index, None))
             settings = self.mouth_settings(one, slice(index, index + 1))
-            frame = next(redraw_mouths([frame], [box], [one.windows[index]], self.model, 1, settings))
-        return frame
+            faces.append(SpeakingTrack([box], [one.windows[index]], settings))
+        return next(redraw_mouths([take.faces[0].filmed.frame(index)], faces, self.model, 1))
 
     def _open_take(
         self, face: Path, speeches: Speeches, seconds: float | None, chosen: Options, search_all: bool = False
@@ -282,15 +282,15 @@ class LipSync:
                 for reader in readers:
                     reader.set()
 
-            in_flight = len(take.faces) * (workers + 1)  # batches: every face has as many
-            batch_size = pick_batch_size(self.batch_size, take.source, self.device, in_flight)
-            first = min(FIRST_BATCH, batch_size)
+            batch_size = pick_batch_size(self.batch_size, take.source, self.device, len(take.faces))
             frames = opened.enter_context(contextlib.closing(prefetch(take.frames(), batch_size)))
+            faces = []
             for one, reader in zip(take.faces, readers):
                 known = opened.enter_context(contextlib.closing(prefetch(one.boxes(reader), AHEAD)))
-                how = batch_size, one.mouth_settings, workers
-                frames = redraw_mouths(frames, known, one.windows, self.model, *how, in_place=True, first=first)
-            for frame in prefetch(frames, batch_size, stop):
+                faces.append(SpeakingTrack(known, one.windows, one.mouth_settings))
+            first = min(FIRST_BATCH, batch_size)
+            drawn = redraw_mouths(frames, faces, self.model, batch_size, workers, in_place=True, first=first)
+            for frame in prefetch(drawn, batch_size, stop):
                 made += 1
                 yield frame if frame.flags.writeable else frame.copy()  # frames without a face in a repeated video
         if made < len(take):
@@ -476,7 +476,8 @@ def bundled_expert(device: torch.device, dtype: torch.dtype) -> Expert:
     return open_expert(weights.DEMO, device, dtype)
 
 
-def pick_batch_size(limit: int, picture: video.VideoInfo, device: torch.device, in_flight: int) -> int:
-    """Return the largest useful batch of which ``in_flight`` fit in ``FLIGHT_BYTES``."""
-    fitting = max(1, FLIGHT_BYTES // (picture.width * picture.height * 3) // in_flight)
-    return min(limit, fitting, CPU_BATCH if device.type == "cpu" else limit)
+def pick_batch_size(limit: int, picture: video.VideoInfo, device: torch.device, faces: int = 1) -> int:
+    """Return how many frames are a batch: of at most ``BATCH_BYTES``, and with at most ``limit`` faces in all."""
+    fitting = BATCH_BYTES // (picture.width * picture.height * 3)
+    useful = min(limit, CPU_BATCH if device.type == "cpu" else limit) // faces
+    return max(1, min(fitting, useful))

@@ -20,7 +20,7 @@ from errors import UserError
 from hparams import hparams as hp
 from lipsync import LipSync, ResolvedOptions, settings_for_mouths
 from live.face import Face
-from mouths import Appearances, MouthSettings, generate, redraw_mouths
+from mouths import Appearances, MouthSettings, SpeakingTrack, generate, redraw_mouths
 
 MAX_BATCH = 4  # most frames made together: more are hardly faster, and each waits for the last
 AHEAD, AHEAD_BYTES = 16, 64 << 20  # source frames decoded ahead, and their size at most
@@ -296,10 +296,10 @@ class Session:
             raise RuntimeError("the session has broken off; call reset() to start again")
         filmed, boxes, strengths = zip(*rows)
         frames, windows = [frame.copy() for frame in filmed], [part.window for part in parts]
-        how = replace(self._mouth_settings(parts), strength=strengths.__getitem__)
+        face = SpeakingTrack(boxes, windows, replace(self._mouth_settings(parts), strength=strengths.__getitem__))
         calls = calls_at_a_time(self._lips.device)
         size, calls = -(-len(rows) // calls), min(calls, len(rows))
-        pictures = list(redraw_mouths(frames, boxes, windows, self._lips.model, size, how, calls, in_place=True))
+        pictures = list(redraw_mouths(frames, [face], self._lips.model, size, calls, in_place=True))
         numbers = itertools.count(self._state.shown)
         self._state.shown += len(rows)
         fps = self._face.source.fps

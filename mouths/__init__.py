@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from mouths.appearance import Appearance, Appearances, Shots
-from mouths.drawing import MouthSettings, redraw_mouths
+from mouths.drawing import MouthSettings, SpeakingTrack, redraw_mouths
 from mouths.generating import CPU_BATCH, LipGenerator, amplified, crop, generate, masked_and_whole
 from mouths.occlusion import UnoccludedFace
 from mouths.openings import all_mouths, fit_opening, open_lips, shut_mouths
@@ -17,6 +17,6 @@ from mouths.restoring import Restore, open_restorer
 
 __all__ = [
     "CPU_BATCH", "Appearance", "Appearances", "LipGenerator", "MouthSettings", "References", "Restore", "Shots",
-    "UnoccludedFace", "all_mouths", "amplified", "crop", "evenly_lit", "fit_opening", "generate", "masked_and_whole",
-    "open_lips", "open_restorer", "poses_of", "redraw_mouths", "shut_mouths",
+    "SpeakingTrack", "UnoccludedFace", "all_mouths", "amplified", "crop", "evenly_lit", "fit_opening", "generate",
+    "masked_and_whole", "open_lips", "open_restorer", "poses_of", "redraw_mouths", "shut_mouths",
 ]  # fmt: skip

@@ -60,56 +60,70 @@ class CutFace(NamedTuple):
         return self.appearance.references if self.appearance and self.reference_share > 0 else None
 
 
+class SpeakingTrack(NamedTuple):
+    """A face throughout a video: one value for each frame."""
+
+    boxes: Iterable[Box | None]  # (x1, y1, x2, y2) in whole pixels, which may reach beyond the frame; None: no mouth
+    mels: Iterable[np.ndarray]  # (80, 16) windows, see ``audio.MelWindows``
+    settings: MouthSettings = MouthSettings()
+
+
 def redraw_mouths(
     frames: Iterable[np.ndarray],
-    boxes: Iterable[Box | None],
-    mels: Iterable[np.ndarray],
+    faces: Sequence[SpeakingTrack],
     model: LipGenerator,
     batch_size: int = CPU_BATCH,
-    settings: MouthSettings = MouthSettings(),
     workers: int = 1,
     in_place: bool = False,
     first: int | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yield every frame with its mouth moved; frames whose box is None are returned unchanged.
+    """Yield every frame with the mouths of these faces moved; frames without a face are returned unchanged.
 
-    ``frames`` (height, width, 3) uint8 BGR are changed only if ``in_place``, and never if they are read-only; ``boxes``
-    (x1, y1, x2, y2) in whole pixels, which may reach beyond the frame; ``mels`` (80, 16) windows, see
-    ``audio.MelWindows``; ``model`` a ``Wav2Lip``, plain or from ``optimize_for_inference``, which decides the device
-    and precision. ``workers`` is how many batches the model processes at a time (more than one read ahead), see
-    ``devices.calls_at_a_time``. ``first`` is the size of the first batch, if it is needed soon.
+    ``frames`` (height, width, 3) uint8 BGR are changed only if ``in_place``, and never if they are read-only; ``model``
+    is a ``Wav2Lip``, plain or from ``optimize_for_inference``, which decides the device and precision. A batch is
+    ``batch_size`` frames with all their faces, the ``first`` one smaller if it is needed soon; ``workers`` is how many
+    of them are drawn and pasted at a time (more than one read ahead), see ``devices.calls_at_a_time``.
     """
-    rows = cut_faces(frames, boxes, mels, settings)
+    rows = cut_faces(frames, faces)
     sizes = itertools.chain([first or batch_size], itertools.repeat(batch_size))
     batches = itertools.takewhile(len, (list(itertools.islice(rows, size)) for size in sizes))
 
-    def draw(batch: list[tuple[np.ndarray, CutFace | None]]) -> list[tuple[np.ndarray, DrawnFace | None]]:
-        drawn = iter(draw_faces(model, [cut for _, cut in batch if cut]))
-        return [(frame, next(drawn) if cut else None) for frame, cut in batch]
+    def draw(batch: list[tuple[np.ndarray, list[CutFace | None]]]) -> list[tuple[np.ndarray, list[DrawnFace | None]]]:
+        made = iter(draw_faces(model, [cut for _, cuts in batch for cut in cuts if cut]))
+        drawn = [[next(made) if cut else None for cut in cuts] for _, cuts in batch]
+        return [(put(frame, these), these) for (frame, _), these in zip(batch, drawn)]
+
+    def put(frame: np.ndarray, drawn: list[DrawnFace | None]) -> np.ndarray:
+        for face, one in zip(faces, drawn):
+            frame = paste(frame, one, face.settings.blend, in_place) if one else frame
+        return frame
 
     waited_for = map(draw, itertools.islice(batches, 1 if first else 0))  # before other batches are read or processed
     others = in_parallel(draw, batches, workers, limit_threads)
     for frame, drawn in itertools.chain.from_iterable(itertools.chain(waited_for, others)):
-        if drawn:
-            frame = paste(frame, drawn, settings.blend, in_place)
-            if settings.restore:
-                settings.restore(frame, drawn.box, drawn.hidden)
+        for face, one in zip(faces, drawn):
+            if one and face.settings.restore:  # one at a time, as restorers need much memory
+                face.settings.restore(frame, one.box, one.hidden)
         yield frame
 
 
 def cut_faces(
-    frames: Iterable[np.ndarray], boxes: Iterable[Box | None], mels: Iterable[np.ndarray], settings: MouthSettings
-) -> Iterator[tuple[np.ndarray, CutFace | None]]:
-    """Yield each frame and what the network needs of the face in it, if there is one."""
-    appearances = settings.appearances.restarted() if settings.appearances else None
-    for index, (frame, box, mel, how) in enumerate(zip(frames, boxes, mels, settings.of_frames())):
-        if box:
-            filmed = crop(frame, box)
-            strength = settings.strength(index) if settings.strength else 1.0
-            appearance = appearances.of(filmed, index) if appearances else None
-            yield frame, CutFace(filmed, box, mel, *how, strength, appearance)
-        else:
-            yield frame, None
+    frames: Iterable[np.ndarray], faces: Sequence[SpeakingTrack]
+) -> Iterator[tuple[np.ndarray, list[CutFace | None]]]:
+    """Yield each frame and what the network needs of each face; None if that is not in it."""
+    appearances = [face.settings.appearances and face.settings.appearances.restarted() for face in faces]
+    tracks = [zip(face.boxes, face.mels, face.settings.of_frames()) for face in faces]
+    for index, (frame, *known) in enumerate(zip(frames, *tracks)):
+        cuts: list[CutFace | None] = []
+        for face, seen, (box, mel, (gain, reference_share)) in zip(faces, appearances, known):
+            if box is None:
+                cuts.append(None)
+                continue
+            filmed, strength = crop(frame, box), face.settings.strength
+            appearance = seen.of(filmed, index) if seen else None
+            opacity = strength(index) if strength else 1.0
+            cuts.append(CutFace(filmed, box, mel, gain, reference_share, opacity, appearance))
+        yield frame, cuts
 
 
 def draw_faces(model: LipGenerator, cuts: Sequence[CutFace]) -> list[DrawnFace]:
@@ -118,7 +132,8 @@ def draw_faces(model: LipGenerator, cuts: Sequence[CutFace]) -> list[DrawnFace]:
         return []
     hidden = [cut.hidden() for cut in cuts]
     mels, faces = np.stack([cut.mel for cut in cuts]), masked_and_whole([cut.filmed for cut in cuts], model.mask_top)
-    gains = None if cuts[0].gain is None else np.array([cut.gain for cut in cuts])
+    given = [1.0 if cut.gain is None else cut.gain for cut in cuts]  # of several faces, one may have none
+    gains = None if all(cut.gain is None for cut in cuts) else np.array(given)
     references = select_references(cuts, hidden, openings_for(model, cuts, mels, gains), faces)
     drawn = generate(model, mels, faces, gains)
     return [

@@ -86,4 +86,5 @@ def amplified(model: LipGenerator, mels: torch.Tensor, gains: np.ndarray) -> tor
 
 def embedded(model: LipGenerator, mels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the audio encoder's embedding of silence, (1, 512·width, 1, 1), and of the mels."""
-    return model.audio_encoder(torch.full_like(mels[:1], -hp.max_abs_value)), model.audio_encoder(mels)
+    voices = model.audio_encoder(torch.cat((torch.full_like(mels[:1], -hp.max_abs_value), mels)))
+    return voices[:1], voices[1:]

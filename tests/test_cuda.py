@@ -80,8 +80,8 @@ def test_frames_match_those_of_the_cpu(filled):
     results = []
     for device, workers in ((torch.device("cpu"), 1), (GPU, 2)):
         model = models.optimize_for_inference(filled(models.Wav2Lip, 0.25), device, torch.float32)
-        settings = mouths.MouthSettings("feather")
-        results.append(np.stack(list(mouths.redraw_mouths(frames, boxes, mels, model, 8, settings, workers))))
+        face = mouths.SpeakingTrack(boxes, mels, mouths.MouthSettings("feather"))
+        results.append(np.stack(list(mouths.redraw_mouths(frames, [face], model, 8, workers))))
     assert np.abs(results[0].astype(int) - results[1]).max() <= 1
 
 

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 import inference
+import mouths
 import video
 from conftest import assert_alike, run_ffmpeg, write_clip
 from errors import UserError
@@ -125,17 +126,16 @@ def test_no_mouth_fades_at_the_end_of_the_result(lips, film, speeches, tmp_path)
         assert np.array_equal(left.fade, right.fade) and (part or left.fade is None)
 
 
-def test_faces_share_the_memory_for_frames(lips, film, speeches, monkeypatch):
-    """Each used to have as many frames in memory as one alone."""
-    sizes, pick = [], engine.pick_batch_size
-    monkeypatch.setattr(engine, "pick_batch_size", lambda *given: sizes.append(pick(*given)) or sizes[-1])
+def test_all_faces_of_a_frame_are_drawn_together(lips, film, speeches, monkeypatch):
+    """Each face used to have batches of its own: of a frame or two, if they were large, and slow for that."""
+    drawn, generate = [], mouths.generate
+    monkeypatch.setattr(mouths.drawing, "generate", lambda *given: drawn.append(len(given[1])) or generate(*given))
     source = video.probe(film)
-    monkeypatch.setattr(engine, "FLIGHT_BYTES", 12 * source.width * source.height * 3)
-    for speech, options in ((speeches, {}), (speeches[0], {"face_index": 0})):
-        with contextlib.closing(lips.stream(lips.prepare(film, speech, **options))) as frames:
-            next(frames)
-    both, alone = sizes
-    assert 1 <= both <= alone // 2 < 8
+    monkeypatch.setattr(engine, "BATCH_BYTES", 5 * source.width * source.height * 3)
+    with lips.prepare(film, speeches) as take:
+        drawn.clear()
+        made = list(lips.stream(take))
+    assert drawn[:2] == [2 * 4, 2 * 5] and sum(drawn) <= 2 * len(made)  # FIRST_BATCH, then what memory allows
 
 
 @pytest.mark.parametrize("second", [0.2, 0.8, 9.0])

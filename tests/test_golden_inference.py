@@ -16,7 +16,7 @@ from conftest import needs_bf16
 from devices import PRECISIONS
 from face_detection import FaceAlignment, LandmarksType
 from lipsync import read_speech
-from mouths import crop, masked_and_whole, redraw_mouths
+from mouths import SpeakingTrack, crop, masked_and_whole, redraw_mouths
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,8 @@ def test_finished_frames(shared, case, rows, filled, precision):
     model = filled(models.Wav2Lip)
     if precision == "bf16":
         model = models.optimize_for_inference(model, torch.device("cpu"), PRECISIONS[precision])
-    for index, finished in zip(case["frames"], redraw_mouths(*zip(*rows), model)):
+    frames, *known = zip(*rows)
+    for index, finished in zip(case["frames"], redraw_mouths(frames, [SpeakingTrack(*known)], model)):
         golden = cv2.imread(str(shared / f"golden/inference/{index:03d}.png"))
         assert cv2.PSNR(finished, golden) > 40, index
 

@@ -27,7 +27,7 @@ from errors import UserError, is_disk_error
 from faces import FaceSearch
 from lipsync import LipSync, Options
 from models import weights
-from mouths import generate, redraw_mouths
+from mouths import SpeakingTrack, generate, redraw_mouths
 from runtimes import Runtime
 
 NETWORKS: dict[tuple, object] = {}  # the small checkpoint's content, and its generators
@@ -231,7 +231,7 @@ def test_mouths_are_redrawn_as_a_stream(filled):
 
     boxes = [(10, 10, 100, 110)] * 3 + [None] + [(10, 10, 100, 110)] * 3
     mels = [np.zeros((80, 16), np.float32)] * 7
-    finished = redraw_mouths(frames(), boxes, mels, filled(models.Wav2Lip, 0.125), batch_size=3)
+    finished = redraw_mouths(frames(), [SpeakingTrack(boxes, mels)], filled(models.Wav2Lip, 0.125), batch_size=3)
     first = next(finished)
     assert taken == [0, 1, 2] and (first[:10] == 0).all() and (first[10:110, 10:100] != 0).any()
     rest = list(finished)

@@ -32,6 +32,7 @@ from mouths import (
     Appearances,
     MouthSettings,
     References,
+    SpeakingTrack,
     crop,
     evenly_lit,
     fit_opening,
@@ -124,7 +125,8 @@ def inputs(whole: np.ndarray) -> np.ndarray:
 
 def redrawn(network, whole: np.ndarray, mels: np.ndarray, settings: MouthSettings) -> np.ndarray:
     """Redraw frames that show nothing but a face."""
-    return np.stack(list(redraw_mouths(whole, [(0, 0, 96, 96)] * len(whole), mels, network, 4, settings)))
+    track = SpeakingTrack([(0, 0, 96, 96)] * len(whole), mels, settings)
+    return np.stack(list(redraw_mouths(whole, [track], network, 4)))
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -749,7 +751,8 @@ def batch_sizes(monkeypatch):
 @pytest.mark.parametrize(("first", "expected"), [(4, [4, 16, 16, 4]), (None, [16, 16, 8])])
 def test_the_first_batch_may_be_smaller(batch_sizes, first, expected):
     frames, windows = [np.zeros((96, 96, 3), np.uint8)] * 40, [np.zeros((80, 16), np.float32)] * 40
-    assert len(list(redraw_mouths(frames, [(0, 0, 96, 96)] * 40, windows, models.Wav2Lip, 16, first=first))) == 40
+    face = SpeakingTrack([(0, 0, 96, 96)] * 40, windows)
+    assert len(list(redraw_mouths(frames, [face], models.Wav2Lip, 16, first=first))) == 40
     assert batch_sizes == expected
 
 
@@ -758,7 +761,8 @@ def test_the_first_batch_does_not_wait_for_others(batch_sizes, first, expected):
     """Without ``first``, two workers have a batch each, and one more is read ahead."""
     read, windows = [], [np.zeros((80, 16), np.float32)] * 80
     frames = (read.append(i) or np.zeros((96, 96, 3), np.uint8) for i in range(80))
-    drawn = redraw_mouths(frames, [(0, 0, 96, 96)] * 80, windows, models.Wav2Lip, 16, workers=2, first=first)
+    face = SpeakingTrack([(0, 0, 96, 96)] * 80, windows)
+    drawn = redraw_mouths(frames, [face], models.Wav2Lip, 16, workers=2, first=first)
     next(drawn)
     assert len(read) == expected
     assert len(list(drawn)) == 79

@@ -11,7 +11,7 @@ import video
 from demo.talking_head import Recipe, write_clip
 from errors import UserError
 from lipsync import Options
-from mouths import Appearance, Appearances, MouthSettings, UnoccludedFace, crop, poses_of, redraw_mouths
+from mouths import Appearance, Appearances, MouthSettings, SpeakingTrack, UnoccludedFace, crop, poses_of, redraw_mouths
 from mouths.pasting import DrawnFace, paste
 
 WHOLE = (0, 0, 96, 96)
@@ -86,7 +86,7 @@ def test_an_object_stays_in_front_of_the_drawn_mouth(faces, occluded, filled):
     def redrawn(shown: np.ndarray, unoccluded: UnoccludedFace | None) -> np.ndarray:
         appearances = Appearances({0: Appearance(poses_of(shown), unoccluded=unoccluded)})
         settings = MouthSettings("feather", appearances=appearances)
-        return np.stack(list(redraw_mouths(shown, [WHOLE] * 50, mels, network, 16, settings)))
+        return np.stack(list(redraw_mouths(shown, [SpeakingTrack([WHOLE] * 50, mels, settings)], network, 16)))
 
     kept, drawn_over = redrawn(occluded, UnoccludedFace(occluded[::5])), redrawn(occluded, None)
     inner = slice(30, None), slice(64, 90), slice(33, 49)

@@ -23,7 +23,7 @@ from face_path import FacePath, Piece
 from faces import FaceSearch
 from lipsync import FilmedFace, LipSync, Options
 from lipsync.take import fading, segment_for
-from mouths import crop, redraw_mouths
+from mouths import SpeakingTrack, crop, redraw_mouths
 from video import reading
 
 BOX = (30, 100, 50, 105)  # top, bottom, left, right
@@ -181,8 +181,8 @@ def test_frames_outside_a_part_are_unchanged(lips, small_clip, filmed, tone):
     made = np.stack(list(lips.stream_all(take)))
     assert (take.source.start, len(take), take.seconds, len(made)) == (5, 10, 0.4, 25)
     assert (made[:5] == filmed[:5]).all() and (made[15:] == filmed[15:]).all()
-    box = [(50, 30, 105, 100)] * 10
-    assert_alike(made[5:15], np.stack(list(redraw_mouths(filmed[5:15], box, take.faces[0].windows, lips.model))))
+    face = SpeakingTrack([(50, 30, 105, 100)] * 10, take.faces[0].windows)
+    assert_alike(made[5:15], np.stack(list(redraw_mouths(filmed[5:15], [face], lips.model))))
     assert (made[5:15] != filmed[5:15]).any(axis=(1, 2, 3)).all()
 
 

@@ -13,6 +13,7 @@ from mouths import (
     Appearances,
     MouthSettings,
     References,
+    SpeakingTrack,
     all_mouths,
     crop,
     drawing,
@@ -165,7 +166,8 @@ def test_detail_of_the_reference_reaches_the_frame(face, larger, monkeypatch):
         references = References(face[None], openings=np.zeros(1), larger=more)
         appearances = Appearances({0: Appearance(poses_of(face[None]), references)})
         settings = MouthSettings("feather", appearances=appearances, reference_share=np.ones(3))
-        results.append(np.stack(list(redraw_mouths(frames, [(0, 0, 192, 192)] * 3, mels, Wav2Lip, 2, settings))))
+        track = SpeakingTrack([(0, 0, 192, 192)] * 3, mels, settings)
+        results.append(np.stack(list(redraw_mouths(frames, [track], Wav2Lip, 2))))
     without, transferred = (
         cv2.Laplacian(one[1], cv2.CV_64F)[cv2.resize(masks.lips(), (192, 192)) == 1] for one in results
     )

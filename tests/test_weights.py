@@ -24,7 +24,7 @@ import models
 from errors import MissingFile, UserError
 from lipsync import LipSync
 from models import weights
-from mouths import redraw_mouths
+from mouths import SpeakingTrack, redraw_mouths
 from reporting import Reporter
 
 WIDTH = 0.125
@@ -533,7 +533,7 @@ def test_generator_sets_how_much_of_a_face_is_masked(tmp_path, small_checkpoint,
     model, faces = weights.load_model(tmp_path / "said.pth"), np.full((2, 96, 96, 3), 7, np.uint8)
     shown = []
     model.face_encoder_blocks[0].register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
-    list(redraw_mouths(faces.copy(), [(0, 0, 96, 96)] * 2, np.zeros((2, 80, 16), np.float32), model))
+    list(redraw_mouths(faces, [SpeakingTrack([(0, 0, 96, 96)] * 2, np.zeros((2, 80, 16), np.float32))], model))
     hidden = shown[0][:, :3].eq(0).all(3).all(1)
     assert hidden.sum(1).tolist() == [96 - round(96 * top)] * 2 and hidden[:, -1].all()
 
