@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> None:
     paths = find_clips(args)
     here = {path.resolve() for path in paths}
     others = [embed_speech(path, expert) for path in find_videos([args.others]) if path.resolve() not in here]
+    if not others:
+        raise UserError(f"--others {args.others} holds no video but the clips themselves; give other speakers")
     clips = [open_clip(path, args, expert) for path in TERMINAL.track(paths, "Embedding", len(paths), "clip")]
     shifted = [[embed_sound([shift(clip.wav, n)], expert) for n in SHIFTS] for clip in clips]
 
@@ -186,8 +188,8 @@ def measure_verdict(related: Sequence[Result], strangers: Sequence[Result]) -> d
         "best_threshold": float(candidates[best]),
         "right_at_best": float(right[best]),
         "threshold": MIN_CONFIDENCE,
-        "own_related": float((own >= MIN_CONFIDENCE).mean()),
-        "other_unrelated": float((other < MIN_CONFIDENCE).mean()),
+        "own_related": float(np.mean([result.related for result in related])),
+        "other_unrelated": float(np.mean([not result.related for result in strangers])),
     }
 
 

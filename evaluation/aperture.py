@@ -54,7 +54,7 @@ def compare_apertures(seen: np.ndarray, known: np.ndarray) -> ApertureFit | None
         return None
     middle = known[REACH : count - REACH]
     moved = {lag: seen[REACH + lag : count - REACH + lag] for lag in range(-REACH, REACH + 1)}
-    if not middle.std() or not all(some.std() for some in moved.values()):
+    if not np.ptp(middle) or not all(map(np.ptp, moved.values())):
         return None
     by_lag = {lag: float(np.corrcoef(some, middle)[0, 1]) for lag, some in moved.items()}
     best = max(by_lag, key=by_lag.__getitem__)

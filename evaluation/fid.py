@@ -6,6 +6,7 @@ Frames are streamed into a mean and a covariance, so sets may be of any size.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from models import weights
 from models.imports import import_beside_torchvision
 from reporting import SILENT, Reporter
 
-BATCH = 32  # pictures per network call
+BATCH, BATCH_BYTES = 32, 64 << 20  # pictures per network call, and their size; the network needs eight times as much
 FEATURES = 2048  # of Inception's last pooling, the usual choice
 
 Embed = Callable[[np.ndarray], np.ndarray]  # pictures (N, H, W, 3) uint8 BGR -> features (N, D)
@@ -85,9 +86,11 @@ def compare(real: Sequence[Path], generated: Sequence[Path], embed: Embed, every
 
     Raises UserError if one set lies in a folder of the other, of which it would be a part.
     """
-    for outer, inner in itertools.chain(itertools.product(real, generated), itertools.product(generated, real)):
-        if outer.resolve() in inner.resolve().parents:
-            raise UserError(f"{inner} lies in {outer} and would count as real and generated; move it elsewhere")
+    for outside, inside in ((real, generated), (generated, real)):
+        roots = {path.resolve(): path for path in outside}
+        for path in inside:
+            if outer := next((roots[folder] for folder in path.resolve().parents if folder in roots), None):
+                raise UserError(f"{path} lies in {outer} and would count as real and generated; move it elsewhere")
     here, there = (statistics_of(roots, embed, every) for roots in (real, generated))
     return Distance(distance(here, there), here.count, there.count, here.failed | there.failed)
 
@@ -134,9 +137,10 @@ def frames_of(roots: Sequence[Path], every: int, failed: dict[str, str]) -> Iter
 
 
 def batches(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Stack up to ``BATCH`` pictures of one shape; those of another shape begin a new batch."""
-    for _, same in itertools.groupby(pictures, key=np.shape):
-        while batch := list(itertools.islice(same, BATCH)):
+    """Stack up to ``BATCH`` pictures of one shape, fewer large ones; those of another shape begin a new batch."""
+    for shape, same in itertools.groupby(pictures, key=np.shape):
+        size = max(1, min(BATCH, BATCH_BYTES // math.prod(shape)))
+        while batch := list(itertools.islice(same, size)):
             yield np.stack(batch)
 
 

@@ -64,7 +64,7 @@ def leak(quiet: np.ndarray, filmed: np.ndarray) -> float:
 
 def movement(made: np.ndarray, filmed: np.ndarray) -> float:
     """Return the lips' movement, the standard deviation of aspects, over the speaker's; NaN if the speaker's is 0."""
-    spread = float(filmed.std())
+    spread = float(filmed.std()) if np.ptp(filmed) else 0.0  # the deviation of equal values is not always exactly 0
     return float(made.std()) / spread if spread else float("nan")
 
 

@@ -17,7 +17,7 @@ import torch
 
 import files
 import reporting
-from errors import UserError
+from errors import CatchFailure, UserError
 from evaluation import aperture, fid, lse, pairs, table
 from evaluation.comparisons import Comparisons, compare_files
 from evaluation.judges import Judges, missing_judges, open_judges
@@ -197,7 +197,7 @@ def folder_of(results_dir: Path, take: str) -> Path:
 
 
 def compare_sync(found: Evaluation, panel: Panel, search: FaceSearch | None, report: Reporter) -> None:
-    """Add LSE, FID, success rates and discrepancy.
+    """Add LSE, success rates, discrepancy and, last, FID, whose failure loses none of the others.
 
     A pair counts only if all its videos can be scored: the real one, the one lip-synced to another voice and, if
     requested, the one lip-synced to its own.
@@ -221,13 +221,16 @@ def compare_sync(found: Evaluation, panel: Panel, search: FaceSearch | None, rep
         count = len(found.made[name].pairs) if name in found.made else len(set(side.values()))
         success = {"success": scored[name].in_sync() / count}
         found.rows[name] = table.lse_row(scored[name], [str(path) for path in chosen[name]]) | success
-    if panel.fid and usable:
-        apart = fid.compare(chosen[REAL], chosen[GENERATED], panel.fid)
-        found.rows[GENERATED]["FID"] = apart.fid
-        found.failed |= apart.failed
-        found.notes.append(apart.summary)
     if MATCHED in found.rows:
         found.rows["discrepancy"] = table.discrepancy(found.rows[GENERATED], found.rows[MATCHED])
+    if panel.fid and usable:
+        with CatchFailure() as caught:
+            apart = fid.compare(chosen[REAL], chosen[GENERATED], panel.fid)
+            found.rows[GENERATED]["FID"] = apart.fid
+            found.failed |= apart.failed
+            found.notes.append(apart.summary)
+        if caught.failure:
+            found.failed["FID"] = caught.reason
 
 
 def compare_pictures(found: Evaluation, search: FaceSearch, options: ResolvedOptions, report: Reporter) -> None:

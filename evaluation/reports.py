@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import files
 from errors import CatchFailure
@@ -49,11 +50,7 @@ class Report(Generic[Row]):
 
     def to_csv(self) -> str:
         """Return one line per row, below a header with the names of the figures."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [field.name for field in fields(self.KIND)])
-        writer.writeheader()
-        writer.writerows(map(asdict, self.scores))
-        return text.getvalue()
+        return csv_of([field.name for field in fields(self.KIND)], map(asdict, self.scores))
 
     def save(self, json_path: Path | None = None, csv_path: Path | None = None) -> None:
         """Write all figures to these files, if they are given."""
@@ -61,3 +58,15 @@ class Report(Generic[Row]):
             files.save_json(json_path, self.to_json())
         if csv_path:
             files.save(csv_path, self.to_csv())
+
+
+def csv_of(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return one line per row below a header; what is missing or no finite number is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {name: value for name, value in row.items() if not isinstance(value, float) or math.isfinite(value)}
+        )
+    return text.getvalue()

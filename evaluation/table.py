@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 from evaluation import lse, scores
 from evaluation.aperture import PHASES, ApertureFit
 from evaluation.quality import Quality, finite_mean, mean_figures
+from evaluation.reports import csv_of
 
 Row = dict[str, Any]  # figures; in rows of videos also names
 
@@ -131,9 +130,5 @@ def _cell(row: Row, column: str) -> str:
 
 def to_csv(rows: Mapping[str, Row], first: str = "row") -> str:
     """Return one line per row, with its name in the ``first`` column; missing figures are empty."""
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, [first, *columns])
-    writer.writeheader()
-    writer.writerows({first: name, **row} for name, row in rows.items())
-    return stream.getvalue()
+    columns = dict.fromkeys(column for row in rows.values() for column in row)
+    return csv_of([first, *columns], ({first: name, **row} for name, row in rows.items()))

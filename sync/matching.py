@@ -37,7 +37,7 @@ class Result:
     # windows. Pauses do not count: a mouth at rest matches silence at any offset, which would flatten the curve.
     curve: np.ndarray
     spoken: int  # windows in the curve at offset 0
-    silent: bool = False  # the sound is silent throughout
+    silent: bool = False  # nobody speaks in the sound
 
     @property
     def missing(self) -> int:
@@ -126,7 +126,7 @@ class Result:
     def __str__(self) -> str:
         milliseconds = abs(self.offset_frames) / self.fps * 1000
         meaning = {
-            "silent": "there is no sound that a face could match",
+            "silent": "there is no speech that a face could match",
             "too short to tell": f"this needs {(MIN_WINDOWS + hp.syncnet_T - 1) / hp.fps:.1f} s of face and speech",
             UNRELATED: f"no offset within {MAX_OFFSET} frames makes face and voice match",
             "in sync": f"best offset {self.offset_frames:+d} frames",
@@ -183,12 +183,13 @@ def compare(face: Face, voice: Voice) -> Result:
     enough = counts >= max(1, MIN_SHARE * counts[MAX_OFFSET])
     curve = np.where(enough, np.where(spoken, table, 0).sum(0) / np.maximum(counts, 1), np.nan).astype(np.float32)
     seen = min(len(face.boxes), voice.frames)
-    return Result(hp.fps, seen, face.starts[now], table[now, MAX_OFFSET], curve, int(counts[MAX_OFFSET]), voice.silent)
+    heard = 0 if voice.silent else int(counts[MAX_OFFSET])
+    return Result(hp.fps, seen, face.starts[now], table[now, MAX_OFFSET], curve, heard, voice.silent)
 
 
 def _speech_at_offsets(face: Face, voice: Voice) -> np.ndarray:
     """Return whether each face window has speech -MAX_OFFSET … MAX_OFFSET frames later, (windows, 2·MAX_OFFSET + 1)."""
-    if voice.has_speech is None or not voice.has_speech.any():
+    if voice.has_speech is None or voice.silent:
         return np.ones((len(face.starts), 2 * MAX_OFFSET + 1), bool)
     around = np.pad(voice.has_speech, MAX_OFFSET)  # past the end of the sound the value does not matter
     partners = face.starts[:, None] + np.arange(2 * MAX_OFFSET + 1)

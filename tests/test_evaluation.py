@@ -251,6 +251,23 @@ def test_sets_inside_each_other_are_refused(tmp_path):
             fid.compare([tmp_path / real], [tmp_path / generated], embed=None)
 
 
+def test_comparing_places_takes_no_longer_with_more_files(tmp_path, monkeypatch):
+    """Every file was compared with every other: of 14000 pairs, this alone took six hours."""
+    asked, resolve = [], Path.resolve
+    monkeypatch.setattr(Path, "resolve", lambda path: asked.append(path) or resolve(path))
+    sides = ([tmp_path / f"{side}{n}.mp4" for n in range(200)] for side in "ab")
+    with pytest.raises(UserError, match="a0.mp4 does not exist"):
+        fid.compare(*sides, embed=None)
+    assert len(asked) <= 2 * 400
+
+
+def test_large_pictures_come_in_small_batches(monkeypatch):
+    """32 of 4K took ten gigabytes."""
+    monkeypatch.setattr(fid, "BATCH_BYTES", 3 * 64 * 64 * 4)
+    sizes = [len(batch) for batch in fid.batches([np.zeros((64, 64, 3), np.uint8)] * 9 + [np.zeros((256, 64, 3))])]
+    assert sizes == [4, 4, 1, 1] and {len(batch) for batch in fid.batches([np.zeros((8, 8, 3))] * 64)} == {fid.BATCH}
+
+
 def test_score_fid(tmp_path, talking_clip, astronaut, monkeypatch, capsys):
     cv2.imwrite(str(tmp_path / "a.png"), astronaut)
     cv2.imwrite(str(tmp_path / "b.tif"), astronaut[::-1])
@@ -794,6 +811,26 @@ def test_success_is_a_share_of_all_pairs(monkeypatch, tmp_path):
     found = protocol.Evaluation(tmp_path, {protocol.GENERATED: pairs.Made(listed, tmp_path)})
     protocol.compare_sync(found, protocol.Panel(Judge()), None, SILENT)
     assert [found.rows[name]["success"] for name in COMPARED] == [1, 2 / 4]
+
+
+def test_a_failed_fid_loses_no_other_figure(monkeypatch, tmp_path):
+    """It came before the others, and an error in it ended all; they had to be measured again."""
+    (tmp_path / "0.mp4").touch()
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(protocol.fid, "compare", fail)
+    monkeypatch.setattr(
+        protocol, "score_files", lambda paths, *_: scores.Scores([lse.Score(str(p), 0, 6.0, 7.0, 0, 50) for p in paths])
+    )
+    found = protocol.Evaluation(
+        tmp_path, {protocol.GENERATED: pairs.Made([pairs.Pair(tmp_path / "x.wav", tmp_path / "a.mp4")], tmp_path)}
+    )
+    protocol.compare_sync(found, protocol.Panel(Judge(), lambda pictures: pictures), None, SILENT)
+    assert found.rows[protocol.GENERATED]["LSE-D"] == 6.0 and found.failed == {"FID": "out of memory"}
+    with pytest.raises(RuntimeError, match="could not be scored"):
+        found.check()
 
 
 def test_drawn_heads_are_compared_with_the_one_that_speaks(monkeypatch, tmp_path):

@@ -144,7 +144,13 @@ def test_errors_by_phase():
     assert sum(phase.frames for phase in fit.phases.values()) == 94
 
 
-@pytest.mark.parametrize("seen", [np.zeros(100), known(8), np.zeros(0)])
+def test_a_still_source_has_no_movement_to_compare_with():
+    """The deviation of equal numbers is rarely 0: one photo gave 1e14, and ruined the mean of all videos."""
+    moving = lips.aspect(face(np.linspace(8, 28, 75), 75))
+    assert np.isnan([lips.movement(moving, np.full(75, value)) for value in np.linspace(0.1, 0.9, 50)]).all()
+
+
+@pytest.mark.parametrize("seen", [np.zeros(100), np.full(100, 0.2), known(8), np.zeros(0)])
 def test_still_or_too_short_lips_are_not_compared(seen):
     assert aperture.compare_apertures(seen, known()) is None
 
@@ -373,6 +379,8 @@ def test_table_and_csv_show_only_the_figures_of_each_take(capsys):
     lines = list(csv.DictReader(table.to_csv(rows).splitlines()))
     assert [line["row"] for line in lines] == list(rows) and lines[0]["psnr"] == "" and lines[2]["motion"] == "0.2"
     assert json.loads(json.dumps(rows)) == rows
+    (line,) = csv.DictReader(table.to_csv({"a": {"psnr": float("inf"), "ssim": float("nan"), "lmd": 0.5}}).splitlines())
+    assert line == {"row": "a", "psnr": "", "ssim": "", "lmd": "0.5"}
 
 
 def test_printed_means_are_below_their_columns():
