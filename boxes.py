@@ -125,11 +125,29 @@ def _placed(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> list[
     lowest, highest = np.minimum(boxes[:, :2], 0), np.maximum(boxes[:, 2:], limits)
     padded = boxes + np.array([-left, -top, right, bottom])
     padded = np.round(np.clip(padded, np.tile(lowest, 2), np.tile(highest, 2)))  # pads do not reach beyond the picture
-    corner, size = padded[:, :2], padded[:, 2:] - padded[:, :2]
-    mouth = corner + MOUTH_CENTRE * size
-    usable = ((size > 0) & (mouth >= 0) & (mouth < limits)).all(1)  # False for NaN
+    usable = _show_mouths(padded, limits)
     whole = np.nan_to_num(padded).astype(int).tolist()
     return [(x1, y1, x2, y2) if ok else None for (x1, y1, x2, y2), ok in zip(whole, usable)]
+
+
+def _show_mouths(boxes: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Return whether the mouth in each box (n, 4) is inside a picture of these ``limits`` (width, height)."""
+    corner, size = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+    mouth = corner + MOUTH_CENTRE * size
+    return ((size > 0) & (mouth >= 0) & (mouth < limits)).all(1)  # False for NaN
+
+
+def cut_face(frame: np.ndarray, box: np.ndarray) -> np.ndarray | None:
+    """Return the face in a box as it was detected (4,), for training and measuring; None if it shows no mouth.
+
+    What is beyond the frame repeats its edge, as in inference: cut off there, a mouth would be in the wrong place. Kept
+    quirk: neither padded nor smoothed, unlike in inference; the official weights were trained on such crops.
+    """
+    whole = np.floor(box)
+    if not _show_mouths(whole[None], np.array(frame.shape[1::-1]))[0]:
+        return None
+    x1, y1, x2, y2 = whole.astype(int).tolist()
+    return crop_with_border(frame, (x1, y1, x2, y2))
 
 
 def within(box: Box, width: int, height: int) -> Box:

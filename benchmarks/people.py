@@ -39,17 +39,18 @@ import files
 import video
 from benchmarks import print_machine, report
 from benchmarks.demo_networks import SEARCH, compare, lip_sync
+from boxes import cut_face
 from demo.portrait import absolute, lip_distance, without_holes
 from errors import UserError
 from evaluation.aperture import compare_apertures
 from evaluation.leakage import write_silence
 from evaluation.lips import movement, opening_share
 from evaluation.table import phase_row
-from face_detection.geometry import cut_out
 from face_detection.tracking import follow_face
 from footage import find_videos
 from hparams import hparams as hp
 from models import weights
+from pictures import resized
 from sync import open_expert
 
 TRUTH = "truth.json"
@@ -138,9 +139,8 @@ def faces_of(clip: Path, located_in: Path) -> list[np.ndarray]:
     source = video.probe(located_in)
     found = SEARCH.find(source)
     boxes = follow_face(found, max_gap=round(float(source.fps) / 2))
-    size = (hp.img_size, hp.img_size)
-    pairs = zip(video.read_frames(video.probe(clip)), boxes)
-    return [cv2.resize(cut_out(f, box), size, interpolation=cv2.INTER_AREA) for f, box in pairs if box[0] == box[0]]
+    crops = (cut_face(frame, box) for frame, box in zip(video.read_frames(video.probe(clip)), boxes))
+    return [resized(crop, hp.img_size) for crop in crops if crop is not None]
 
 
 def sharpness(faces: Sequence[np.ndarray]) -> float:

@@ -44,6 +44,8 @@ class Augmentation:
 
 def _crop(picture: np.ndarray, size: int, scale: tuple[float, float], shift: np.ndarray) -> np.ndarray:
     """Resize the share ``scale`` (x, y; negative mirrors) of ``picture``, ``shift`` off its centre, to (size, size)."""
+    if max(picture.shape[:2]) > 2 * size:  # otherwise pixels would be skipped, see ``pictures.fitted``
+        picture = cv2.resize(picture, (2 * size, 2 * size), interpolation=cv2.INTER_AREA)
     full = np.array(picture.shape[1::-1])  # width, height
     step = full * scale / size  # source pixels per target pixel
     first = full * (0.5 + shift) - 0.5 - step * (size - 1) / 2  # source of target pixel 0, in pixel centres

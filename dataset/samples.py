@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+import pictures
 from dataset.augmentation import Augmentation
 from dataset.index import Clip, WindowIndex, WindowRules, find_negatives
 from dataset.mels import mel_starts
@@ -23,7 +24,6 @@ from hparams import hparams as hp
 ORDER, SAMPLE, AUGMENT = range(3)  # first element of every seed, so that the three never share a random stream
 TRIES_PER_CLIP = 10  # damaged windows of one clip before the next clip takes its place
 MAX_TRIES = 200  # damaged windows in a row, too many for a few bad files
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 Sample = tuple[torch.Tensor, ...]
 
 
@@ -110,8 +110,7 @@ class WindowDataset(Dataset):
 
     def _faces(self, folder: str, frame: int) -> list[np.ndarray]:
         """Read the window that starts at ``frame``, each face (img_size, img_size, 3) BGR uint8."""
-        size = (self.hp.img_size, self.hp.img_size)
-        return [cv2.resize(picture, size) for picture in self._pictures(folder, frame)]
+        return [pictures.fitted(picture, self.hp.img_size) for picture in self._pictures(folder, frame)]
 
     def _mels(self, clip: Clip, frames: list[int]) -> torch.Tensor:
         """Return the mel windows that start with each of ``frames``, (len(frames), 1, num_mels, mel_step_size)."""
@@ -263,8 +262,7 @@ def _read_picture(path: str) -> np.ndarray:
             content = file.read()
     except OSError as error:
         raise Damaged(path, f"cannot be read ({error.strerror})") from error
-    # OpenCV fills the missing end of a JPEG with grey; after a power failure, zeros may follow
-    if content.startswith(JPEG_START) and not content.rstrip(b"\0").endswith(JPEG_END):
+    if pictures.is_cut_short(content):  # OpenCV fills the missing end of a JPEG with grey
         raise Damaged(path, "is a truncated picture")
     picture = None
     with contextlib.suppress(cv2.error):  # an empty file, or a header that claims billions of pixels

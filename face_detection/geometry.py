@@ -45,15 +45,6 @@ def overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     return both / np.maximum(area + areas - both, 1e-9)
 
 
-def cut_out(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Return the part of ``frame`` inside ``box`` (x1, y1, x2, y2), empty if there is none.
-
-    Kept quirk: neither padded nor smoothed, unlike in inference; the official weights were trained on such crops.
-    """
-    x1, y1, x2, y2 = (int(v) for v in np.clip(box, 0, None))
-    return frame[y1:y2, x1:x2]
-
-
 def cut_square(frame: np.ndarray, left: int, top: int, side: int, size: int) -> np.ndarray:
     """Cut a square out of a frame, grey where it extends beyond it, and resize it to (size, size, 3)."""
     height, width = frame.shape[:2]

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
-import cv2
 import numpy as np
 import torch
 
+import pictures
 from boxes import crop_with_border
 from devices import split_on_oom
 from face_path import Box
@@ -46,11 +46,7 @@ def masked_and_whole(filmed: Sequence[np.ndarray] | np.ndarray, mask_top: float)
 
 def crop(frame: np.ndarray, box: Box, size: int = hp.img_size) -> np.ndarray:
     """Return the face in a box as the network sees it, (96, 96, 3) uint8 BGR, or in another ``size``."""
-    shown = crop_with_border(frame, box)
-    # Below half size, the reference's interpolation skips pixels, which turns a pattern into another one. Down to half
-    # size it skips none, and at half both methods give the same.
-    how = cv2.INTER_AREA if max(shown.shape[:2]) > 2 * size else cv2.INTER_LINEAR
-    return cv2.resize(shown, (size, size), interpolation=how)
+    return pictures.fitted(crop_with_border(frame, box), size)
 
 
 def generate(model: LipGenerator, mels: np.ndarray, faces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:

@@ -22,9 +22,10 @@ import audio
 import live
 import pictures
 import video
+from boxes import crop_with_border
 from errors import UserError
 from face_detection.detections import Detections
-from face_detection.geometry import cut_out, intersection_over_union
+from face_detection.geometry import intersection_over_union
 from face_detection.tracking import follow_face, follow_faces, gap_of, max_simultaneous_faces, shots
 from faces import FaceSearch
 from hparams import hparams as hp
@@ -310,10 +311,8 @@ def _first_appearance(source: video.VideoInfo, track: np.ndarray) -> FoundFace:
     frame = next(video.read_frames(source, first, 1))
     x1, y1, x2, y2 = track[first]
     middle, reach = np.array([x1 + x2, y1 + y2]) / 2, 0.65 * max(x2 - x1, y2 - y1)
-    picture = cut_out(frame, np.concatenate((middle - reach, middle + reach)))
-    side = max(picture.shape[:2])  # at the edge of the frame the crop is not square
-    down, right = side - picture.shape[0], side - picture.shape[1]
-    picture = cv2.copyMakeBorder(picture, down // 2, -(-down // 2), right // 2, -(-right // 2), cv2.BORDER_REPLICATE)
+    x1, y1, x2, y2 = np.concatenate((middle - reach, middle + reach)).astype(int).tolist()
+    picture = crop_with_border(frame, (x1, y1, x2, y2))
     sides = np.array((source.width, source.height) * 2)
     shown = cv2.resize(picture, (FACE_SIDE, FACE_SIDE))[..., ::-1]
     return FoundFace(float(first / source.fps), tuple(map(float, track[first] / sides)), shown)

@@ -19,10 +19,10 @@ import torch
 
 import files
 import video
+from boxes import cut_face
 from concurrency import prefetch
 from dataset import MIN_FRAMES
 from errors import CatchFailure, UserError
-from face_detection.geometry import cut_out
 from face_detection.tracking import follow_face, gap_of, shots
 from faces import AUTO, FaceSearch
 from hparams import hparams as hp
@@ -311,10 +311,10 @@ def cut_faces(frames: Iterable[np.ndarray], boxes: np.ndarray, folder: Path) -> 
     """Write the box of each frame as <frame number>.jpg; return for each frame whether it has a face."""
     shown: list[bool] = []
     for box, frame in zip(boxes, frames):  # in this order, zip takes no frame of the next piece
-        face = frame[:0, :0] if np.isnan(box[0]) else cut_out(frame, box)
-        if face.size:  # a frame without one leaves a gap, so that numbers stay true to time
+        face = cut_face(frame, box)
+        if face is not None:  # a frame without one leaves a gap, so that numbers stay true to time
             (folder / f"{len(shown)}.jpg").write_bytes(cv2.imencode(".jpg", face)[1].tobytes())
-        shown.append(face.size > 0)
+        shown.append(face is not None)
     return shown
 
 

@@ -23,7 +23,7 @@ from .sound import write_sound
 
 ACTIONS = ("report", "drop", "correct")
 CONFIDENCE_DIGITS = 3
-VERDICT_RULES = 2  # increased when ``sync`` decides differently, so that finished clips are checked again
+VERDICT_RULES = 3  # increased when ``sync`` decides differently, so that finished clips are checked again
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 import audio
+import pictures
 from dataset import frame_ids
 from errors import MissingFile, UserError
 from hparams import hparams as hp
@@ -25,21 +26,22 @@ def score_clip(folder: str | Path, expert: Expert) -> Result:
     folder = Path(folder)
     if not (folder / "audio.wav").is_file():
         raise MissingFile(f"{folder / 'audio.wav'} does not exist")
-    last = max(frame_ids(folder), default=-1)
+    numbers = frame_ids(folder)
+    last = max(numbers, default=-1)
     ((starts, vectors),) = embed_windows(
-        _mouths(folder, last), 1, lambda windows: embed_mouths(expert, windows), expert
+        _mouths(folder, set(numbers.tolist()), last), 1, lambda windows: embed_mouths(expert, windows), expert
     )
     seen = Face(np.full((last + 1, 4), np.nan), starts, vectors, None)
     return compare(seen, embed_sound([audio.load_wav(folder / "audio.wav")], expert, str(folder / "audio.wav")))
 
 
-def _mouths(folder: Path, last: int) -> Iterator[list[np.ndarray | None]]:
+def _mouths(folder: Path, numbers: set[int], last: int) -> Iterator[list[np.ndarray | None]]:
     for number in range(last + 1):
-        path = folder / f"{number}.jpg"
-        if not path.exists():
+        if number not in numbers:
             yield [None]
             continue
+        path = folder / f"{number}.jpg"
         picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)  # imread opens few names on Windows
         if picture is None:
             raise UserError(f"{path} is not a picture that can be decoded")
-        yield [cv2.resize(picture, (hp.img_size, hp.img_size))[hp.img_size // 2 :]]
+        yield [pictures.fitted(picture, hp.img_size)[hp.img_size // 2 :]]

@@ -15,16 +15,16 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
 import audio
+import pictures
 import video
+from boxes import cut_face
 from concurrency import prefetch
 from devices import memory_format, pick_device
 from errors import UserError
-from face_detection.geometry import cut_out
 from face_detection.tracking import follow_faces, gap_of, shows_profiles
 from faces import FaceSearch
 from hparams import hparams as hp
@@ -55,7 +55,11 @@ class Voice:
     vectors: np.ndarray  # (n, D) float16, the embedding of each
     has_speech: np.ndarray | None = None  # (n,) bool; None: all have
     notes: tuple[str, ...] = ()  # sentences for the user about the sound
-    silent: bool = False  # from end to end
+
+    @property
+    def silent(self) -> bool:
+        """Whether nobody speaks, from end to end."""
+        return self.has_speech is not None and not self.has_speech.any()
 
     @property
     def frames(self) -> int:
@@ -139,9 +143,7 @@ def embed_faces(source: video.VideoInfo, tracks: Sequence[np.ndarray], expert: E
 
 def face_of(frame: np.ndarray, box: np.ndarray) -> np.ndarray | None:
     """Cut a face out as for training and resize it to (96, 96, 3); None if there is none."""
-    if np.isnan(box[0]) or not (crop := cut_out(frame, box)).size:
-        return None
-    return cv2.resize(crop, (hp.img_size, hp.img_size))
+    return None if (crop := cut_face(frame, box)) is None else pictures.fitted(crop, hp.img_size)
 
 
 def windows_of(pictures: Iterable[Sequence[np.ndarray | None]]) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -223,9 +225,8 @@ def embed_sound(sound: Iterable[np.ndarray], expert: Expert, name: str = "the so
         raise UserError(f"{name} has {samples / hp.sample_rate:.2f} s of sound; it needs {window_length()}")
     count = audio.frame_count(samples, hp.fps) - hp.syncnet_T + 1
     windows = audio.MelWindows(mel, hp.fps, count)
-    vectors, silent, coming = [], True, iter(windows)
+    vectors, coming = [], iter(windows)
     while batch := list(itertools.islice(coming, 4 * BATCH.get(parameter.device.type, BATCH["cpu"]))):
         mels = torch.from_numpy(np.stack(batch))[:, None].to(parameter.device, parameter.dtype)  # (N, 1, 80, 16)
         vectors.append(expert.embed_audio(mels).half().cpu().numpy())
-        silent &= all((window <= audio.SILENCE).all() for window in batch)
-    return Voice(np.concatenate(vectors), windows.speech_mask(), silent=silent)
+    return Voice(np.concatenate(vectors), windows.speech_mask())

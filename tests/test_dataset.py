@@ -37,6 +37,7 @@ from dataset.mels import open_mel
 from demo.talking_head import write_sound
 from errors import UserError
 from hparams import hparams as hp
+from mouths import crop
 
 STEP = 3  # grey levels between one synthetic frame and the next
 
@@ -734,3 +735,20 @@ def test_unusable_twin_is_ignored(tmp_path, text):
     (one / "twin.txt").write_text(text)
     data, plain = (Wav2LipDataset([one], mel_lead=0, twins=twins) for twins in (True, False))
     assert same(data[0], plain[0])
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_large_faces_are_learned_as_inference_shows_them(tmp_path, augmented):
+    """Pixels were skipped: grain of 500 pixels stayed as strong in 96, which inference averages away."""
+    folder = write_clip(tmp_path / "s0" / "00001")
+    grain = np.random.default_rng(0).normal(128, 30, (500, 400, 3)).clip(0, 255).astype(np.uint8)
+    for path in folder.glob("*.jpg"):
+        cv2.imwrite(str(path), grain)
+    shown = crop(cv2.imread(str(folder / "0.jpg")), (0, 0, 400, 500))
+    if augmented:
+        learned = Augmentation().apply([cv2.imread(str(folder / "0.jpg"))], 96, np.random.default_rng(0))[0]
+        assert np.abs(learned.astype(int) - shown).mean() < 2
+    else:
+        x, *_ = Wav2LipDataset([folder])[0]
+        np.testing.assert_array_equal((255 * x[3:, 0]).round().numpy().transpose(1, 2, 0), shown)
+    assert shown.std() < 10

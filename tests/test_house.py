@@ -48,10 +48,10 @@ ALLOWED = {
         "boxes", "face_path", "face_detection", "faces", "hparams", "identities", "reporting", "sync", "video",
     },
     "credentials": {"files"},
-    "mouths": {"boxes", "face_path", "concurrency", "devices", "hparams", "models"},
+    "mouths": {"boxes", "face_path", "concurrency", "devices", "hparams", "models", "pictures"},
     "sync": {
-        "audio", "concurrency", "dataset", "devices", "faces", "face_detection", "files", "hparams", "models", "rates",
-        "reporting", "video",
+        "audio", "boxes", "concurrency", "dataset", "devices", "faces", "face_detection", "files", "hparams", "models",
+        "pictures", "rates", "reporting", "video",
     },
     "parts": {"reporting", "video"},
     "lipsync": {
@@ -65,9 +65,9 @@ ALLOWED = {
         "audio", "boxes", "face_path", "concurrency", "devices", "files", "hparams", "lipsync", "mouths",
         "video",
     },
-    "dataset": {"audio", "files", "hparams"},
+    "dataset": {"audio", "files", "hparams", "pictures"},
     "preprocessing": {
-        "audio", "concurrency", "dataset", "devices", "face_detection", "faces", "files", "footage", "hparams",
+        "audio", "boxes", "concurrency", "dataset", "devices", "face_detection", "faces", "files", "footage", "hparams",
         "models", "reporting", "shares", "sync", "video",
     },
     "distributed": {"devices"},
@@ -78,7 +78,7 @@ ALLOWED = {
         "preprocessing", "reporting", "training", "video",
     },
     "page": {
-        "adaptation", "audio", "devices", "face_detection", "faces", "hparams", "lipsync", "live", "models",
+        "adaptation", "audio", "boxes", "devices", "face_detection", "faces", "hparams", "lipsync", "live", "models",
         "parts", "pictures", "reporting", "sync", "video",
     },
     "terminal": {"reporting"},

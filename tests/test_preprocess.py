@@ -29,6 +29,7 @@ import files
 import preprocess
 import preprocessing
 import video
+from boxes import crop_with_border
 from conftest import X264, half_size, run_ffmpeg, write_clip
 from demo import talking_head
 from devices import cpu_count
@@ -198,12 +199,15 @@ def test_crops_match_the_boxes_of_the_reference_api(roots, clip):
         np.testing.assert_array_equal(cv2.imread(str(roots.data / f"speaker/talk/{i}.jpg")), expected)
 
 
-def test_boxes_are_clipped_to_the_frame(tmp_path):
-    boxes = np.array([[-5.0, -5, 10.9, 20], [50.0, 30, 90, 90], [70.0, 10, 90, 30], [np.nan] * 4])
-    shown = cutting.cut_faces(iter(np.zeros((4, 40, 60, 3), np.uint8)), boxes, tmp_path)
-    assert shown == [True, True, False, False]
-    assert [cv2.imread(str(tmp_path / f"{i}.jpg")).shape for i in (0, 1)] == [(20, 10, 3), (10, 10, 3)]
-    assert names(tmp_path) == {"0.jpg", "1.jpg"}
+def test_faces_at_the_edge_are_cut_as_inference_cuts_them(tmp_path):
+    """Their boxes were clipped to the frame and stretched, mouths were in the wrong place, or not there at all."""
+    boxes = np.array([[-5.0, -5, 10.9, 20], [50.0, 30, 90, 90], [70.0, 10, 90, 30], [np.nan] * 4, [20, -9, 50, 21]])
+    frames = np.random.default_rng(0).integers(0, 256, (5, 40, 60, 3), np.uint8)
+    shown = cutting.cut_faces(iter(frames), boxes, tmp_path)
+    assert shown == [True, False, False, False, True]
+    assert names(tmp_path) == {"0.jpg", "4.jpg"} and cv2.imread(str(tmp_path / "0.jpg")).shape == (25, 15, 3)
+    decoded = cv2.imdecode(cv2.imencode(".jpg", crop_with_border(frames[4], (20, -9, 50, 21)))[1], cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "4.jpg")), decoded)
 
 
 def test_one_person_is_followed_even_where_another_scores_higher(monkeypatch, tmp_path, speech):
@@ -1115,7 +1119,7 @@ def test_verdicts_by_earlier_rules_are_renewed(roots, clip, small_expert, monkey
         earlier.setattr(syncing, "VERDICT_RULES", 1)
         assert run(roots, *check) == run(roots, *check) == 0 and len(checked) == 1
     assert run(roots, *check) == run(roots, *check) == 0 and len(checked) == 2
-    assert report(roots)["kept"][0]["expert"].endswith("rules 2")
+    assert report(roots)["kept"][0]["expert"].endswith(f"rules {syncing.VERDICT_RULES}")
 
 
 def test_shifted_clips_found_out_of_sync_later_are_dropped(roots):

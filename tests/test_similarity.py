@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import audio
 import inference
 import models
 import similarity
@@ -25,10 +26,11 @@ from devices import pick_precision
 from face_detection.detections import Detections
 from face_detection.tracking import follow_faces
 from faces import FaceSearch
+from hparams import hparams as hp
 from rates import resample
 from sync import Face, Result, SimilarityMatrix, Voice, compare, open_expert, score, score_boxes
 from sync.drawing import _draw_box, smoothed, write_overlay
-from sync.embedding import MAX_OFFSET, embed_mouths, embed_speech, embed_windows, face_of, windows_of
+from sync.embedding import MAX_OFFSET, embed_mouths, embed_sound, embed_speech, embed_windows, face_of, windows_of
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +157,25 @@ def test_one_missing_face_costs_five_windows():
 
 
 def test_silence_matches_no_face():
-    assert compare(make_face(unit(4, 60)), Voice(unit(4, 60), silent=True)).verdict == "silent"
+    result = compare(make_face(unit(4, 60)), Voice(unit(4, 60), np.zeros(60, bool)))
+    assert result.verdict == "silent" and result.to_json()["windows_with_speech"] == 0
+
+
+@pytest.mark.parametrize("decibels", [-90, -60, -52])
+def test_a_hiss_without_a_word_is_silent(expert_checkpoint, decibels):
+    """It was "unrelated" unless all samples were 0, and ``preprocess.py --sync drop`` took it for out of sync."""
+    hiss = np.random.default_rng(0).normal(0, 10 ** (decibels / 20), 3 * hp.sample_rate).astype(np.float32)
+    assert embed_sound([hiss], open_expert(expert_checkpoint)).silent
+
+
+def test_an_empty_picture_is_a_frame_without_a_face(expert_checkpoint, tmp_path):
+    """As in training: a full disk leaves them. OpenCV's own message used to end the check."""
+    rng = np.random.default_rng(0)
+    for number in range(30):
+        cv2.imwrite(str(tmp_path / f"{number}.jpg"), rng.integers(0, 256, (96, 96, 3), np.uint8))
+    audio.save_wav(rng.normal(0, 0.1, 2 * hp.sample_rate), tmp_path / "audio.wav", hp.sample_rate)
+    (tmp_path / "10.jpg").write_bytes(b"")
+    assert sync.score_clip(tmp_path, open_expert(expert_checkpoint)).missing == 5
 
 
 def test_voice_without_a_face_gets_no_figures_of_another():
