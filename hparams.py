@@ -6,8 +6,10 @@ Numbers marked (reference) are the values of the original Wav2Lip release; the o
 from __future__ import annotations
 
 import contextlib
+import glob
 import math
 import os
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -20,6 +22,8 @@ from errors import MissingFile, UserError, suggest
 BUNDLED_FILELISTS = Path(__file__).resolve().parent / "filelists"
 # when installed: in the working folder
 FILELISTS = BUNDLED_FILELISTS if BUNDLED_FILELISTS.is_dir() else Path("filelists")
+
+PIECE = re.compile(r"@(\d+)$")  # the end of the name of a video's piece
 
 # hparams of the reference that do not exist here
 REMOVED = {"nepochs": "training ends with --max_steps", "use_lws": "mels are always librosa's"}
@@ -192,8 +196,9 @@ def read_list(path: Path) -> list[tuple[int, str]]:
 def get_image_list(data_root: str | Path, split: str, filelists: Path = FILELISTS) -> list[str]:
     """Return ``data_root/dir/clip`` for every line of ``filelists/<split>.txt``.
 
-    A line is ``dir/clip``; text after the first space or tab is a note, unless a folder has that name. Blank lines are
-    skipped. Raises MissingFile if the list does not exist, UserError if it is empty or not UTF-8.
+    A line is ``dir/clip``; text after the first space or tab is a note, unless a folder has that name. A video that was
+    cut into pieces stands for all of them, ``dir/clip@1`` and so on. Blank lines are skipped. Raises MissingFile if the
+    list does not exist, UserError if it is empty or not UTF-8.
     """
     path = filelists / f"{split}.txt"
     if not path.is_file():
@@ -201,7 +206,7 @@ def get_image_list(data_root: str | Path, split: str, filelists: Path = FILELIST
     lines = read_list(path)
     if not lines:
         raise UserError(f"{path} is empty; give it a line dir/clip for every clip, at least one")
-    return [_clip_folder(Path(data_root), line) for _, line in lines]
+    return [folder for _, line in lines for folder in _clip_folders(Path(data_root), line)]
 
 
 def names_in(line: str) -> tuple[str, ...]:
@@ -209,8 +214,13 @@ def names_in(line: str) -> tuple[str, ...]:
     return line, line.split("\t")[0].strip(), line.split()[0]
 
 
-def _clip_folder(root: Path, line: str) -> str:
-    """Return the clip folder of a line: the longest existing name, else the text up to the first white space."""
+def _clip_folders(root: Path, line: str) -> list[str]:
+    """Return the clip folders of a line: the longest existing name, else the text up to the first white space."""
     *longer, name = names_in(line)
-    # a note may be longer than names can be, for which Path.is_dir raises
-    return str(next((root / choice for choice in longer if os.path.isdir(root / choice)), root / name))  # noqa: PTH112
+    for choice in (*longer, name):  # a note may be longer than names can be, for which Path.is_dir raises
+        if os.path.isdir(root / choice):  # noqa: PTH112
+            return [str(root / choice)]
+    whole = root / name
+    beside = ((PIECE.search(path.name), path) for path in whole.parent.glob(f"{glob.escape(whole.name)}@*"))
+    pieces = {int(found[1]): str(path) for found, path in beside if found}
+    return [pieces[number] for number in sorted(pieces)] or [str(whole)]

@@ -26,6 +26,7 @@ from preprocessing import (
     PreprocessingOptions,
     Summary,
     SyncCheck,
+    listed_names,
     preprocess,
     write_filelists,
 )
@@ -38,7 +39,12 @@ def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Turn a folder of videos into face crops, audio.wav and mel.npy for training.")
     add = parser.add_argument
     add("--data_root", required=True, type=Path, help="The folder with the videos; subfolders are searched.")
-    add("--preprocessed_root", required=True, type=Path, help="The folder to write to; finished clips in it are kept.")
+    add(
+        "--preprocessed_root",
+        required=True,
+        type=Path,
+        help="The folder to write to; clips finished there are kept.",
+    )
     add("--batch_size", type=cli.positive(int), default=32, help="Batch size of the face detector.")
     add("--ngpu", type=cli.positive(int), default=1, help="Number of GPUs to use, each with its own worker processes.")
     add(
@@ -120,8 +126,18 @@ def run(args: argparse.Namespace) -> None:
     print_table(summary, args.preprocessed_root / "report.json")
     if args.split:
         print(f"split      {write_filelists(summary.kept, args.split, args.seed, args.filelists)}")
-    elif any(clip.reason == OUT_OF_SYNC for clip in summary.dropped) and (args.filelists / "train.txt").exists():
-        print("lists      not rewritten: the existing ones still contain clips dropped now; add --split to update them")
+    elif (args.filelists / "train.txt").exists():
+        print_unlisted(summary, args.filelists)
+
+
+def print_unlisted(summary: Summary, filelists: Path) -> None:
+    """Say it if the existing lists, which stay as they are, do not have the clips of this run."""
+    missing = len({clip.clip for clip in summary.kept} - listed_names(filelists))
+    problems = [f"{missing} of these clips are in none"] if missing else []
+    if any(clip.reason == OUT_OF_SYNC for clip in summary.dropped):
+        problems.append("clips dropped now are still in them")
+    if problems:
+        print(f"lists      not rewritten: {', and '.join(problems)}; add --split to update them")
 
 
 def print_table(summary: Summary, path: Path) -> None:

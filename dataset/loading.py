@@ -23,8 +23,9 @@ from errors import UserError
 class Batches:
     """The endless keys of a run's batches, from batch ``start`` on: a batch sampler for a DataLoader.
 
-    Batch b of all processes together is the keys b * batch_size to (b + 1) * batch_size - 1. Each of the
-    ``world_size`` processes gets an equal, contiguous share, in the order of ``rank``.
+    Batch ``start`` of all processes together begins with ``first_key``, by default start * batch_size: the first key
+    that no batch before has drawn, even if those had another size. Each of the ``world_size`` processes gets an equal,
+    contiguous share, in the order of ``rank``.
     """
 
     def __init__(
@@ -34,21 +35,27 @@ class Batches:
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        first_key: int | None = None,
     ) -> None:
         if batch_size % world_size:
             raise UserError(f"a batch of {batch_size} cannot be shared equally by {world_size} processes")
         self.dataset = dataset
         self.batch_size = batch_size
         self.start = start
+        self.first_key = start * batch_size if first_key is None else first_key
         self.share = batch_size // world_size
         self.rank = rank
 
     def __iter__(self) -> Iterator[list[int]]:
         return map(self.keys, itertools.count(self.start))
 
+    def key_of(self, batch: int) -> int:
+        """Return the first key of a batch of all processes: how many samples were drawn before it."""
+        return self.first_key + (batch - self.start) * self.batch_size
+
     def keys(self, batch: int) -> list[int]:
         """Return this process's keys of a batch."""
-        first = batch * self.batch_size + self.rank * self.share
+        first = self.key_of(batch) + self.rank * self.share
         return list(range(first, first + self.share))
 
     def clips_of(self, batch: int) -> list[str]:
@@ -57,7 +64,7 @@ class Batches:
 
     def epoch_of(self, batch: int) -> int:
         """Return the epoch, from 0, in which a batch begins."""
-        return batch * self.batch_size // len(self.dataset)
+        return self.key_of(batch) // len(self.dataset)
 
 
 def evaluation_windows(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:

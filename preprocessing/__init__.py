@@ -12,11 +12,11 @@ from .cutting import write_clip
 from .pieces import MAX_SECONDS
 from .pipeline import preprocess
 from .report import Summary
-from .split import write_filelists
+from .split import listed_names, write_filelists
 from .syncing import ACTIONS, SyncCheck
 from .workers import PreprocessingOptions
 
 __all__ = [
     "ACTIONS", "MAX_SECONDS", "OUT_OF_SYNC", "Clip", "Dropped", "Kept", "PreprocessingOptions", "Summary", "SyncCheck",
-    "Unusable", "find_clips", "preprocess", "write_clip", "write_filelists",
+    "Unusable", "find_clips", "listed_names", "preprocess", "write_clip", "write_filelists",
 ]  # fmt: skip

@@ -15,11 +15,11 @@ import files
 from errors import UserError
 from faces import AUTO, AUTO_CHOICES
 from footage import VIDEO_SUFFIXES, is_video, visible_files
+from hparams import PIECE
 from hparams import hparams as hp
 
 from .pieces import MAX_SECONDS
 
-PIECE_SUFFIX = re.compile(r"@(\d+)$")  # the end of a piece's name
 NOTE = "clip.json"  # in a finished clip's folder
 DROPPED_VERSION = 3  # increased when more videos become usable, so that dropped ones are tried again
 LONGEST_NAME = 246  # bytes of a clip's folder: file systems allow 255, and it is written as .NAME.partial
@@ -79,11 +79,11 @@ class Dropped:
 
 
 class Unusable(ValueError):
-    """A clip turns out to be unusable."""
+    """A clip turns out to be unusable; ``lasting`` unless that may change while the video does not."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: str, detail: str, lasting: bool = True) -> None:
         super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.lasting = reason, detail, lasting
 
 
 def find_clips(data_root: Path) -> list[Clip]:
@@ -118,7 +118,7 @@ def piece_name(name: str, number: int) -> str:
 
 def whole_name(name: str) -> str:
     """Return the name that a piece's whole video would have as a clip; other names are unchanged."""
-    return PIECE_SUFFIX.sub("", name)
+    return PIECE.sub("", name)
 
 
 def note_kept(folder: Path, kept: Kept) -> None:
@@ -176,6 +176,11 @@ def is_from_another_video(clip: Clip, data_root: Path, preprocessed_root: Path) 
         return known is not None and not known.is_from(data_root / clip.source)
     except OSError:
         return False
+
+
+def is_from_another_program(clip: Clip, preprocessed_root: Path) -> bool:
+    """Whether there is a folder of this name that no run here has finished, such as one of the reference."""
+    return (preprocessed_root / clip.name / "0.jpg").exists() and not _read_note(preprocessed_root, clip.name)
 
 
 def _read_note(preprocessed_root: Path, name: str) -> Kept | None:
@@ -240,7 +245,7 @@ def _mp4_first(path: Path) -> tuple[bool, str]:
 
 def _clean(name: str) -> str:
     """Return a name that is valid on a disk and in a filelist, which is UTF-8 and ends names at the first space."""
-    clean = PIECE_SUFFIX.sub(r"_\1", printable(re.sub(r"\s", "_", name)).replace("?", "_"))
+    clean = PIECE.sub(r"_\1", printable(re.sub(r"\s", "_", name)).replace("?", "_"))
     return "/".join(map(_short, clean.split("/")))
 
 

@@ -105,7 +105,7 @@ def cut_clip(clip: Clip, job: Job) -> list[Kept] | Dropped:
         return write_clips(source, folder, clip, job)
     if isinstance(one.failure, Unusable):
         dropped = _dropped(clip, source, one.failure.reason, one.failure.detail)
-        if dropped.reason != IN_THE_WAY:  # not the video's fault
+        if one.failure.lasting:
             with contextlib.suppress(OSError):
                 note_dropped(*where, job.search.detector, job.seconds, dropped)
         return dropped
@@ -139,7 +139,8 @@ def check_replaceable(folder: Path) -> None:
     for old in (folder, *pieces_beside(folder)):
         contents = () if not old.exists() else old.iterdir() if old.is_dir() else [old]
         if strange := [file for file in contents if not OUR_FILES.fullmatch(file.name)]:
-            raise Unusable(IN_THE_WAY, f"{strange[0]} was not written by preprocessing and would be lost; move it away")
+            problem = f"{strange[0]} was not written by preprocessing and would be lost; move it away"
+            raise Unusable(IN_THE_WAY, problem, lasting=False)
 
 
 def pieces_beside(folder: Path) -> list[Path]:
@@ -165,6 +166,19 @@ def partial_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def boxes_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder for a search's results; deleted at the end, unless the run is stopped: it may have taken hours."""
+    boxes = folder.with_name(f".{folder.name}.boxes")
+    with contextlib.ExitStack() as deleted:
+        deleted.callback(shutil.rmtree, boxes, ignore_errors=True)
+        try:
+            yield boxes
+        except KeyboardInterrupt:
+            deleted.pop_all()
+            raise
+
+
 def _replace_folder(new: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     files.replace(new, folder)
@@ -175,7 +189,13 @@ def write_clips(source: Path, folder: Path, clip: Clip, job: Job) -> list[Kept]:
 
     A video of one piece becomes ``folder``, one of several ``folder``@1, @2, and so on.
     """
-    speaker = read_speaker(source, job.search)
+    with boxes_folder(folder) as boxes:
+        kept = _write_clips(read_speaker(source, replace(job.search, cache=True, folder=boxes)), folder, clip, job)
+    forget_dropped(clip, job.preprocessed_root)
+    return kept
+
+
+def _write_clips(speaker: SpeakerVideo, folder: Path, clip: Clip, job: Job) -> list[Kept]:
     pieces = divide(speaker.shots, job.seconds)
     with partial_folder(folder) as partial:
         made, left_out = _write_pieces(speaker, pieces, partial)
@@ -193,7 +213,6 @@ def write_clips(source: Path, folder: Path, clip: Clip, job: Job) -> list[Kept]:
             shutil.rmtree(old, ignore_errors=True)
         for name, (*_, new) in zip(names, made):
             _replace_folder(new, job.preprocessed_root / name)
-    forget_dropped(clip, job.preprocessed_root)
     return kept
 
 
@@ -249,12 +268,12 @@ def read_speaker(source: Path, search: FaceSearch) -> SpeakerVideo:
     check_sound(sound)
     began = time.monotonic()
     with unusable_if_it_fails("unreadable"):
-        found = replace(search, cache=False).find(at_25(info))
+        found = search.find(at_25(info))
     # not smoothed, and not filled in where the detector missed a face
     boxes = follow_face(found, gap_of(hp.fps), smooth=False, fill=False)
     whole_shots, boxes = join_interrupted(shots(found), boxes)
     found_in, status = time.monotonic() - began, source.stat()
-    stamps = status.st_size, status.st_mtime_ns, files.digest(source)
+    stamps = status.st_size, status.st_mtime_ns, files.cached_digest(source)
     return SpeakerVideo(info, sound, boxes, whole_shots, found_in, *stamps)
 
 
@@ -295,8 +314,10 @@ def describe(clip: Clip, speaker: SpeakerVideo, piece: range, shown: Sequence[bo
 def unusable_if_it_fails(reason: str) -> Iterator[None]:
     try:
         yield
-    except UserError as error:  # what video raises about a file
-        raise Unusable("unreadable" if isinstance(error, video.CutShort) else reason, str(error)) from error
+    except video.CutShort as error:
+        raise Unusable("unreadable", str(error)) from error
+    except UserError as error:  # what video raises about a file; permissions, disks and ffmpeg can be mended
+        raise Unusable(reason, str(error), lasting=False) from error
 
 
 def check_source(info: video.VideoInfo) -> None:

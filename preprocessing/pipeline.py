@@ -13,7 +13,15 @@ from errors import UserError
 from reporting import SILENT, Reporter
 from shares import Share
 
-from .clips import Clip, Dropped, find_clips, find_dropped, find_finished, is_from_another_video
+from .clips import (
+    Clip,
+    Dropped,
+    find_clips,
+    find_dropped,
+    find_finished,
+    is_from_another_program,
+    is_from_another_video,
+)
 from .report import Summary, Tally, check_kept, summarize
 from .syncing import open_expert
 from .workers import PreprocessingOptions, cut_clips, plan_workers
@@ -71,6 +79,11 @@ def cut_unfinished(
         report.note(
             f"note: {len(others)} clips of other videos had these names, and are replaced, the first: {others[0]}; "
             "give another data set another --preprocessed_root"
+        )
+    if foreign := [clip.name for clip in uncut if is_from_another_program(clip, root)]:
+        report.note(
+            f"note: {len(foreign)} clips made by another program (without clip.json) are cut again and replaced, the "
+            f"first: {foreign[0]}"
         )
     cutting = bool(uncut)
     jobs = plan_workers(data_root, root, options, len(todo), report, cutting) if todo else []

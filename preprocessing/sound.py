@@ -19,7 +19,7 @@ MIN_SECONDS = hp.mel_step_size / hp.mel_frames_per_second  # of sound, one train
 def check_sound(wav: np.ndarray) -> None:
     if len(wav) < MIN_SECONDS * hp.sample_rate:
         raise Unusable("too short", f"{len(wav) / hp.sample_rate:.2f} s of sound; training needs {MIN_SECONDS:g} s")
-    if np.abs(wav).max() < video.SILENCE:
+    if max(wav.max(), -wav.min()) < video.SILENCE:  # without a copy: hours of sound are gigabytes
         raise Unusable("no audio", "its sound track is silent from end to end, so nothing can be in or out of sync")
 
 

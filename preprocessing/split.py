@@ -28,7 +28,8 @@ def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, fo
     folder = Path(folder)
     places = {clip.clip: _place(clip) for clip in sorted(kept, key=lambda clip: clip.clip)}
     lines = _lines_in(folder)
-    before = _lists_in(lines, {*places})
+    anew = _cut_anew(kept, lines)
+    before = _lists_in(lines, {clip for clip in places if whole_name(clip) not in anew})
     depth, note = _find_depth(places, shares, seed)
     groups, known = _group_by_depth(places, depth), dict[str, str]()
     if before:
@@ -43,6 +44,11 @@ def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, fo
         stay = sum(now[clip] == split for clip, split in before.items())
         moved = f", {len(before) - stay} of them do not, because of the shares" if stay < len(before) else ""
         note += f"; {stay} stay in the lists that they were in{moved}, delete the lists to split all again"
+    if anew:
+        note += (
+            f"; {len(anew)} videos that were in several lists have other pieces now, the first: {min(anew)}. What a "
+            "training has seen of them may be in val now: do not continue it"
+        )
     written = {name: line for _, line in lines for name in names_in(line)}  # with its note
     for split, clips in lists.items():
         files.save(folder / f"{split}.txt", "".join(f"{written.get(clip, clip)}\n" for clip in sorted(clips)))
@@ -54,6 +60,11 @@ def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, fo
         note += f"; {' and '.join(empty)} got none{advice}"
     counts = ", ".join(f"{split} {len(clips)}" for split, clips in lists.items())
     return f"{counts} clips, in {folder}{note}"
+
+
+def listed_names(folder: Path) -> set[str]:
+    """Return the names of all clips in the lists of a folder."""
+    return {name for _, line in _lines_in(folder) for name in names_in(line)}
 
 
 def _place(clip: Kept) -> tuple[str, ...]:
@@ -115,6 +126,21 @@ def _lists_in(lines: Sequence[tuple[str, str]], clips: Set[str]) -> dict[str, st
             listed.setdefault(whole_name(name), set()).add(split)
     found = {clip: listed.get(clip) or listed.get(whole_name(clip), set()) for clip in clips}
     return {clip: min(splits) for clip, splits in found.items() if len(splits) == 1}
+
+
+def _cut_anew(kept: Sequence[Kept], lines: Sequence[tuple[str, str]]) -> set[str]:
+    """Return the videos in several lists that have other pieces now: a number is other footage than it was then."""
+    splits, names = dict[str, set[str]](), dict[str, set[str]]()
+    for split, line in lines:
+        for name in names_in(line):
+            splits.setdefault(whole_name(name), set()).add(split)
+            names.setdefault(whole_name(name), set()).add(name)
+    anew = set()
+    for clip in kept:
+        before = names.get(whole := whole_name(clip.clip), set())
+        if len(splits.get(whole, ())) > 1 and (clip.clip not in before or len(before) > clip.pieces):
+            anew.add(whole)
+    return anew
 
 
 def _group_by_old_lists(

@@ -903,6 +903,68 @@ def test_pieces_stay_in_the_list_of_their_video(tmp_path):
             assert {before[clip.split("@")[0]] for clip in clips} == {split}
 
 
+def test_what_can_be_mended_is_tried_again(roots, clip, monkeypatch):
+    """ "change its permissions", "install another ffmpeg": whoever did so was told the same again, for ever."""
+    put(clip, roots, "s/1.mp4", "s/2.mp4")
+    with monkeypatch.context() as broken:
+        broken.setattr(cutting.video, "read_audio", lambda *_: (_ for _ in ()).throw(UserError("install ffmpeg 7")))
+        assert run(roots) != 0
+    assert {clip["reason"] for clip in report(roots)["dropped"]} == {"no audio"}
+    assert run(roots) == 0 and kept(roots) == ["s/1", "s/2"]
+
+
+def test_the_search_of_a_long_video_is_not_lost(roots, clip, monkeypatch):
+    """Stopped while its pieces were written, a video of hours was searched from its beginning again."""
+    put(clip, roots, "s/1.mp4")
+    searched = []
+    find = CenterFace.detect
+    monkeypatch.setattr(CenterFace, "detect", lambda *given: searched.append(1) or find(*given))
+    with monkeypatch.context() as stopped:
+        stopped.setattr(cutting, "cut_faces", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run(roots) == 130
+    assert searched and (roots.data / "s/.1.boxes").is_dir()
+    searched.clear()
+    assert run(roots) == 0 and kept(roots) == ["s/1"] and not searched
+    assert not (roots.data / "s/.1.boxes").exists()
+
+
+def test_clips_of_another_program_are_not_replaced_silently(roots, clip, capsys):
+    put(clip, roots, "s/1.mp4")
+    (roots.data / "s/1").mkdir(parents=True)
+    for name in ("0.jpg", "audio.wav"):
+        (roots.data / "s/1" / name).write_bytes(b"reference")
+    assert run(roots) == 0
+    assert "1 clips made by another program (without clip.json) are cut again and replaced" in capsys.readouterr().out
+
+
+def test_clips_that_are_in_no_list_are_mentioned(roots, clip, capsys):
+    """Videos that were added, or cut again, without --split were never learned, and nothing said so."""
+    put(clip, roots, *(f"s{n}/1.mp4" for n in range(3)))
+    assert run(roots, "--split", "0.4,0.3,0.3") == 0
+    put(clip, roots, "s9/1.mp4")
+    capsys.readouterr()
+    assert run(roots) == 0
+    assert "lists      not rewritten: 1 of these clips are in none; add --split" in capsys.readouterr().out
+    assert run(roots, "--split", "0.4,0.3,0.3") == run(roots) == 0
+    assert "not rewritten" not in capsys.readouterr().out
+
+
+def test_a_video_cut_anew_is_split_anew(tmp_path):
+    """Of three pieces, nine became; by their numbers, most of what had been validated on went into training."""
+
+    def pieces(count):
+        (whole,) = finished("spk/long.mp4")
+        return [dataclasses.replace(whole, clip=f"{whole.clip}@{n + 1}", pieces=count) for n in range(count)]
+
+    write_filelists(pieces(3), (0.4, 0.3, 0.3), 0, tmp_path)
+    assert "3 stay in the lists" in write_filelists(pieces(3), (0.4, 0.3, 0.3), 1, tmp_path)
+    assert "2 stay in the lists" in write_filelists(pieces(3)[:2], (0.4, 0.3, 0.3), 1, tmp_path)  # one was out of sync
+    for count in (9, 2):
+        said = write_filelists(pieces(count), (0.4, 0.3, 0.3), 0, tmp_path)
+        assert "1 videos that were in several lists have other pieces now, the first: spk/long." in said
+        assert "stay in the lists" not in said
+
+
 def test_videos_that_join_a_single_one_are_split(tmp_path):
     """They all used to end up in its list."""
     write_filelists(finished("s/0.mp4"), (0.8, 0.1, 0.1), 0, tmp_path)

@@ -38,7 +38,7 @@ import training
 import wav2lip_train
 from benchmarks import emulated_bf16, expert_errors
 from conftest import GOLDEN, ROOT, free_port, rnd
-from dataset import Draw, SyncNetDataset
+from dataset import Batches, Draw, SyncNetDataset
 from distributed import Distributed, join_processes
 from errors import UserError
 from fill import fill
@@ -861,6 +861,17 @@ def undisturbed(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     assert color_syncnet_train.main(command(corpus, folder, "--max_steps", 4, hp=INTERRUPTED)) == 0
     return folder
+
+
+def test_smaller_batches_go_on_with_new_samples(corpus, tmp_path, monkeypatch):
+    """Half the batch, as advised when memory runs out, began with samples that had been drawn already."""
+    drawn, draw = [], Batches.keys
+    monkeypatch.setattr(Batches, "keys", lambda self, batch: drawn.append(draw(self, batch)) or drawn[-1])
+    for steps, size in ((2, 4), (4, 2), (5, 4)):
+        hp = f"{SMALL},syncnet_batch_size={size}"
+        assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", steps, "--resume", hp=hp)) == 0
+    begun = [keys[0] for keys in drawn]
+    assert {0, 4, 8, 10, 12} <= {*begun} and drawn[begun.index(12)] == [12, 13, 14, 15]
 
 
 def test_killed_run_resumes_as_if_nothing_had_happened(corpus, undisturbed, tmp_path, monkeypatch):

@@ -39,6 +39,7 @@ class Position:
     hparams: dict[str, Any] = field(default_factory=dict)  # of the run that wrote it, if the file has them
     input_digests: dict[str, str] = field(default_factory=dict)  # of its clips and networks, likewise
     resumed: bool = False  # the run of this folder is continued
+    samples: int | None = None  # drawn up to this step; None: not in the file, as many as of today's batches
 
     def changes(self, hp: HParams, seed: int, input_digests: dict[str, str], unread: Set[str] = frozenset()) -> str:
         """Return in words what these change about training and evaluation; "" if nothing.
@@ -70,6 +71,7 @@ def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, ke
             "global_epoch": epoch,
             "evaluation_pending": position.evaluation_pending,
             "seed": position.seed,
+            "samples": position.samples,
             "made_of": position.input_digests,
             "random_state": torch.get_rng_state(),
         }
@@ -190,7 +192,7 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "", report: Reporter =
             torch.set_rng_state(state)
     pending = bool(extra.get("evaluation_pending", extra.get("owes_evaluation")))  # its name until 2026-11
     step, before = max(0, int(extra.get("global_step") or 0)), extra.get("hparams", {})
-    return Position(step, pending, extra.get("seed"), before, extra.get("made_of", {}))
+    return Position(step, pending, extra.get("seed"), before, extra.get("made_of", {}), samples=extra.get("samples"))
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

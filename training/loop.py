@@ -64,7 +64,8 @@ def _fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, repor
             report.note(f"note: {waiting}")
         if changes := position.changes(task.hp, train.seed, input_digests, plan.unread):
             report.note(f"warning: this run differs from the one it continues: {changes}")
-    batches = Batches(train, plan.batch_size, position.step, group.rank, group.world_size)
+    share_of = group.rank, group.world_size
+    batches = Batches(train, plan.batch_size, position.step, *share_of, position.samples)
     windows = max(group.world_size, min(plan.eval_steps * plan.batch_size, len(val.index)))
     share = plan.batch_size // group.world_size
     evaluation = evaluation_windows(windows, share, group.rank, group.world_size)
@@ -116,7 +117,8 @@ class _Trainer:
 
     @property
     def _position(self) -> Position:
-        return Position(self.step, self.evaluation_pending, self.batches.dataset.seed, input_digests=self.input_digests)
+        seed, samples = self.batches.dataset.seed, self.batches.key_of(self.step)
+        return Position(self.step, self.evaluation_pending, seed, input_digests=self.input_digests, samples=samples)
 
     def run(self, train_loader: Loader, val_loader: Loader) -> None:
         plan = self.plan
