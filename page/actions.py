@@ -60,41 +60,49 @@ class Actions:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._loading = threading.Lock()
+        self._detector, self._loading = settings.detector, threading.Lock()
 
     def warm_up(self) -> None:
         """Load what every visitor needs before the first one has to wait for it."""
-        lips = self.lips(None, self.settings.report)
-        lips.search.open(lips.report)
+        settings = self.settings
+        # once, as its note is for the operator, and a download that fails may take half a minute
+        self._detector = FaceSearch(settings.detector).detector_name(settings.report)
+        if settings.identity != Settings.identity:
+            video.existing_file(settings.identity)
+        self._expert()
+        self.lips(None, settings.report).search.open(settings.report)
         audio.melspectrogram(np.zeros(hp.sample_rate, np.float32))
 
     def search(self, session: Session | None) -> FaceSearch:
-        return FaceSearch(self.settings.detector, folder=session.folder / "boxes" if session else None)
+        return FaceSearch(self._detector, folder=session.folder / "boxes" if session else None)
 
     @functools.cached_property
     def _own(self) -> LipSync:
-        return self._open(self.settings.checkpoint)
+        settings = self.settings
+        lips = self._create(settings.checkpoint, restorer=settings.restorer, credentials=settings.credentials)
+        _ = lips.model, lips.restore, lips.credentials
+        return lips
 
     @functools.lru_cache(maxsize=1)  # noqa: B019  # the page has one, for as long as it lives
     def _visitors(self, checkpoint: str) -> LipSync:
-        return self._open(checkpoint)
+        """Open a visitor's network, which may know their face: nothing of it stays on disk."""
+        lips, own = self._create(checkpoint), self._own
+        lips.runtime = replace(lips.runtime, keeps_int8=False)
+        lips.restorer, lips.restore, lips.credentials = own.restorer, own.restore, own.credentials
+        _ = lips.model
+        return lips
 
-    def _open(self, checkpoint: str | None) -> LipSync:
+    def _create(self, checkpoint: str | None, **more: Any) -> LipSync:
         settings = self.settings
-        lips = LipSync(
+        return LipSync(
             checkpoint,
-            restorer=settings.restorer,
-            credentials=settings.credentials,
             device=settings.device,
             precision=settings.precision,
             runtime=settings.runtime,
             batch_size=settings.batch_size,
             report=settings.report,
+            **more,
         )
-        if checkpoint != settings.checkpoint:  # a visitor's, which may know their face: nothing of it stays
-            lips.runtime = replace(lips.runtime, keeps_int8=False)
-        _ = lips.model, lips.restore, lips.credentials
-        return lips
 
     @functools.cache  # noqa: B019
     def _expert(self) -> Expert:
@@ -167,7 +175,7 @@ class Actions:
         if like := options.get("face_like"):
             check_pixels(str(like))
         lips = self.lips(session, report, options.pop("network", None), options.pop("sharp", False))
-        chosen, options = options.pop("chosen", None), options | {"identity": self.settings.identity}
+        chosen, options = options.pop("chosen", None), options | ({"identity": self.settings.identity} if like else {})
         if not isinstance(speech, str):
             numbers = self._numbers(lips, face, [found_face for found_face, _ in speech], seconds, Options.of(options))
             if None in numbers or len({*numbers}) < len(numbers):

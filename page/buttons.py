@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from errors import UserError
+from errors import UserError, describe_error, is_fault
 from page.sessions import COMPARE, KEPT_SECONDS, LEARN, LIP_SYNC, LIVE, Learning, Progress, Session, Sessions, Stopped
 from page.settings import Settings
 from page.stage import LiveFaces
@@ -122,10 +122,8 @@ class Buttons:
             problem = gr.Error(sentence(error), duration=None, print_exception=False)  # shown until it is closed
         except Exception as error:
             LOG.exception("an action of the page failed")
-            said = (
-                "" if isinstance(error, (RuntimeError, OSError)) else f"A bug in the program, {type(error).__name__}: "
-            )
-            problem = gr.Error(f"{said}{sentence(error)}"[:300], print_exception=False)
+            said = "A bug in the program, " if is_fault(error) else ""
+            problem = gr.Error(f"{said}{sentence(describe_error(error))}"[:300], print_exception=False)
         finally:
             if session and session.closed.is_set():
                 session.delete()  # the running action may have created the folder again
@@ -154,7 +152,11 @@ class Buttons:
     def forget(self, face: str | None, request: gr.Request) -> tuple[Any, ...]:
         """Reset what was shown for the previous video or photo; a new file also replaces one of the other kind."""
         self.sessions.of(request.session_hash).face = face or ""
-        return gr.Gallery(visible=False), "", [], None, None if face else gr.skip(), *speech_inputs(0)
+        return *self.forget_faces(), None if face else gr.skip()
+
+    def forget_faces(self) -> tuple[Any, ...]:
+        """Reset the faces, what was said about them, and the choice of one."""
+        return gr.Gallery(visible=False), "", [], None, *speech_inputs(0)
 
     def choose(self, seen: list[Any], event: gr.SelectData) -> tuple[Any, str]:
         return seen[event.index], f"Face {event.index + 1} from the left will speak."

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio import component_meta, processing_utils
+from gradio import component_meta, processing_utils, route_utils
 from gradio.data_classes import FileData
+from gradio.exceptions import InvalidPathError
+from gradio.route_utils import GradioMultiPartParser
+from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
 
 from page.buttons import BLENDS, DONE, LABELS, LOOPS, REFERENCES, VOICES, Buttons
@@ -18,6 +21,7 @@ from page.sessions import COMPARE, LEARN, LIP_SYNC, LIVE
 from page.settings import Settings
 
 TITLE = "Wav2Lip: lips for any speech"
+gradio_check = processing_utils._check_allowed
 component_meta.create_or_modify_pyi = lambda *_: None  # it writes a stub beside files with components, such as this
 
 WAITING = 500  # events in all queues together; with more, nobody could even cancel
@@ -94,6 +98,9 @@ class Page:
     def server(self, uploads: Path, largest: int) -> dict[str, Any]:
         """Return FastAPI's arguments; uploads of up to ``largest`` bytes are accepted, and no URLs are fetched."""
         processing_utils.async_ssrf_protected_download = _fetch_nothing
+        processing_utils._check_allowed = _check_given
+        utils: Any = route_utils
+        utils.GradioMultiPartParser = FilesOnly
         return {
             "routes": self.buttons.live_faces.routes(),
             "middleware": [Middleware(Gate, uploads=uploads, largest=largest)],
@@ -140,9 +147,10 @@ class Page:
         self.buttons.components, inputs = components, set(components.values())
         _replace_each_other(speech, filmed)
         speech_inputs, rotate = [several, *voices.values()], options["rotate"]
-        turned = rotate.input(lambda: None, None, chosen, **self._no_queue())
+        shown_faces = [faces, said, seen, chosen, *speech_inputs]
+        turned = rotate.input(self.buttons.forget_faces, None, shown_faces, **self._no_queue())
         for source, other in ((film, photo), (photo, film)):
-            before, found = [faces, said, seen, chosen, other, *speech_inputs], [faces, said, seen, *speech_inputs]
+            before, found = [*shown_faces, other], [faces, said, seen, *speech_inputs]
             gone = gr.on(_input_events(source), self.buttons.forget, source, before, **self._no_queue())
             for event in (gone, turned):
                 event.then(
@@ -218,6 +226,8 @@ class Page:
             hear = gr.Checkbox(False, label="Hear it (before Talk)", elem_id="hear")
         said, token = gr.Markdown(elem_id="live_said"), gr.Textbox(visible=False)
         _replace_each_other(film, photo)
+        events = [event for one in (film, photo) for event in _input_events(one)]
+        gr.on(events, lambda: ("", ""), None, [token, said], show_progress="hidden", api_visibility="private")
         prepare.click(
             self.buttons.prepare_live, [film, photo], [token, said], show_progress_on=said, **self._long_queue()
         )
@@ -243,6 +253,27 @@ class Page:
 
     def _cancels(self, button: gr.Button, tab: str) -> None:
         button.click(self.buttons.cancel, gr.State(tab), None, **self._no_queue())
+
+
+class FilesOnly(GradioMultiPartParser):
+    """Gradio's parser of uploads, which would keep all that is not a file in memory, whatever its size."""
+
+    def on_headers_finished(self) -> None:
+        super().on_headers_finished()
+        if self._current_part.file is None:
+            raise MultiPartException("Send files only.")
+
+
+def _check_given(path: str | Path, check_in_upload_folder: bool) -> None:
+    """Check a path as Gradio does, but say why: its own error is shown as nothing at all."""
+    try:
+        gradio_check(path, check_in_upload_folder)
+    except InvalidPathError:
+        if not check_in_upload_folder:
+            raise
+        raise gr.Error(
+            "The server does not have this file any more; reload the page and give it again.", print_exception=False
+        ) from None
 
 
 async def _fetch_nothing(url: str, cache_dir: str) -> str:

@@ -30,12 +30,14 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 
 import app
+import faces
 import live
 import pictures
 import video
 from conftest import ROOT, assert_alike, free_port, half_size, run_ffmpeg, write_clip
 from errors import UserError
 from face_detection.detections import Detections
+from lipsync import Options, engine
 from page import sessions
 from page.actions import Actions, FoundFace, number_of, pixels_of
 from page.buttons import ALONE, VOICES, Buttons, milliseconds, numbers, sentence, speech_of
@@ -181,6 +183,42 @@ def test_nothing_of_a_visitors_network_stays_on_disk(actions, settings, tmp_path
     theirs = shutil.copy(settings.checkpoint, tmp_path / "person.pth")
     kept = [actions.lips(None, SILENT, name).runtime.keeps_int8 for name in (None, str(theirs))]
     assert kept == [True, False]
+
+
+def test_a_visitors_network_uses_the_operators_restorer(settings, tmp_path, monkeypatch):
+    """Each was given a restorer of its own, hundreds of megabytes, while everybody waited."""
+    opened = []
+    monkeypatch.setattr(engine, "open_restorer", lambda *given: opened.append(given) or (lambda *_: None))
+    page = Actions(replace(settings, restorer=tmp_path / "any.pth"))
+    theirs = shutil.copy(settings.checkpoint, tmp_path / "person.pth")
+    own, other = (page.lips(None, SILENT, name, restored=True) for name in (None, str(theirs)))
+    assert own.restore is other.restore is not None and len(opened) == 1
+    assert page.lips(None, SILENT, str(theirs)).restore is None
+
+
+def test_the_detector_is_chosen_once(settings, monkeypatch, session):
+    """Each action tried its download again, and told visitors that it had failed."""
+    asked = []
+    monkeypatch.setattr(
+        faces, "sfd_is_available", lambda report: asked.append(report.note("warning: no sfd")) and False
+    )
+    page = Actions(replace(settings, detector="auto"))
+    page.warm_up()
+    assert len(asked) == 1 and page.search(session).detector == "centerface"
+
+
+def test_the_operators_identity_is_mentioned_only_if_used(settings, pair, session):
+    """Every result said that it does nothing."""
+    page = Actions(replace(settings, identity="other.onnx"))
+    _, _, options = page._settled(session, *map(str, pair), 1.0, SILENT, {})
+    assert not [*Options.of(options).without_effect()]
+
+
+@pytest.mark.parametrize(("name", "value"), [("expert", "none.pth"), ("identity", "none.onnx")])
+def test_a_missing_file_shows_at_the_start(settings, name, value):
+    """Visitors found it, by a click."""
+    with pytest.raises(UserError, match=f"{value} does not exist"):
+        Actions(replace(settings, **{name: value})).warm_up()
 
 
 def test_running_action_keeps_its_session_and_uploads(open_sessions, session, tmp_path):
@@ -1109,7 +1147,16 @@ def test_job_about_a_file_of_the_server_is_refused(address, talking_clip):
         where = {"session_hash": "nobody"}
         with requests.get(f"{address}/gradio_api/queue/data", params=where, stream=True, timeout=PATIENCE) as events:
             done = next(line for line in events.iter_lines() if b"process_completed" in line)
-        assert json.loads(done.removeprefix(b"data: "))["success"] is False and talking_clip.name.encode() not in done
+        said = json.loads(done.removeprefix(b"data: "))
+        assert said["success"] is False and talking_clip.name.encode() not in done
+        assert "reload the page" in said["output"]["error"]  # as after a restart; an error without words shows nothing
+
+
+def test_only_files_are_uploaded(address):
+    """Parts of a form without a file name were kept in memory three times, up to the largest upload."""
+    requests = pytest.importorskip("requests")
+    for parts, status in (({"files": ("a.txt", b"x")}, 200), ({"files": (None, b"x" * 1000)}, 400)):
+        assert requests.post(f"{address}/gradio_api/upload", files=parts, timeout=PATIENCE).status_code == status
 
 
 def test_cancelled_lip_sync_can_be_started_again(tab, pair, hold):
