@@ -199,9 +199,10 @@ def first_sample(index: int, fps: float) -> int:
 
 
 def levels_of(mel: np.ndarray) -> np.ndarray:
-    """Return the level of each frame of a mel (num_mels, frames), in dB."""
-    decibels = (mel / hp.max_abs_value - 1) / 2 * -hp.min_level_db
-    return 10 * np.log10(np.mean(10 ** (decibels / 10), axis=0))
+    """Return the level of each frame of a mel (num_mels, frames), in dB; in blocks, as hours are hundreds of MB."""
+    blocks = (mel[:, first : first + BLOCK_FRAMES] for first in range(0, max(1, mel.shape[1]), BLOCK_FRAMES))
+    decibels = ((block / hp.max_abs_value - 1) / 2 * -hp.min_level_db for block in blocks)
+    return 10 * np.log10(np.concatenate([np.mean(10 ** (block / 10), axis=0) for block in decibels]))
 
 
 def quiet_of(levels: np.ndarray) -> np.ndarray:
@@ -235,6 +236,18 @@ def silence_of(mel: np.ndarray) -> np.ndarray:
 def mel_moment(index: int, fps: float, lag: float) -> float:
     """Return the mel frame at the time of video frame ``index``, less ``lag`` video frames, as a float."""
     return max(0.0, (index - lag) * hp.mel_frames_per_second / fps)
+
+
+def window_start(moment: float, frames: int, fps: float) -> int:
+    """Return the first mel frame of the window that begins at ``moment``, in a mel of ``frames`` frames.
+
+    Of the windows that reach past the end, the first ends there, as the reference's last one does. Those after it,
+    which the reference leaves out, continue with silence: where speech is cut off, this is nearer to what would follow
+    than the same window again, in which the mouth would freeze.
+    """
+    latest, start = frames - hp.mel_step_size, int(min(moment, frames))
+    before = moment - hp.mel_frames_per_second / fps  # of the window of the previous video frame
+    return latest if start > latest and before < latest + 1 else start
 
 
 class Spectrogram:
@@ -298,9 +311,8 @@ class Spectrogram:
 class MelWindows:
     """The mel window of each video frame: ``windows[i]`` is (num_mels, mel_step_size), starting at frame i's time.
 
-    Frame i starts at mel frame int(i * 80 / fps). Windows that would reach past the end of the sound end with it, as
-    the reference's last one does, so the windows of the final 0.2 s still contain their own frame. ``delay`` starts
-    each window that many seconds earlier (but not before the sound), so that the lips move later.
+    Frame i starts at mel frame int(i * 80 / fps), at the end of the sound see ``window_start``. ``delay`` starts each
+    window that many seconds earlier (but not before the sound), so that the lips move later.
     """
 
     def __init__(self, mel: np.ndarray | Spectrogram, fps: float, count: int, delay: float = 0.0) -> None:
@@ -317,17 +329,16 @@ class MelWindows:
             raise IndexError(f"frame {index} of {self.count}")
         start = self._start(index)
         stop = start + hp.mel_step_size
-        return self.spectrogram.up_to(stop)[:, start:stop]
+        window = self.spectrogram.up_to(stop)[:, start:stop]
+        missing = hp.mel_step_size - window.shape[1]
+        return np.pad(window, ((0, 0), (0, missing)), constant_values=SILENCE) if missing else window
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return map(self.__getitem__, range(self.count))
 
-    def _moment(self, index: int) -> float:
-        return mel_moment(index, self.fps, self.lag)
-
     def _start(self, index: int) -> int:
         """Return the first mel frame of a window."""
-        return int(min(self._moment(index), len(self.spectrogram) - hp.mel_step_size))
+        return window_start(mel_moment(index, self.fps, self.lag), len(self.spectrogram), self.fps)
 
     def speech_mask(self) -> np.ndarray:
         """Return a mask of the windows that contain speech, (frames,) bool; see ``quiet_of``."""
@@ -335,11 +346,14 @@ class MelWindows:
         starts = map(self._start, range(self.count))
         return np.array([not quiet[start : start + hp.mel_step_size].all() for start in starts], bool)
 
-    def silence(self) -> np.ndarray:
-        """Return how silent each video frame is, (frames,): 0 in speech, 1 where the lips have had time to close."""
-        silent = silence_of(self.spectrogram.up_to(len(self.spectrogram)))
-        moments = [int(min(self._moment(index), len(silent) - 1)) for index in range(self.count)]
-        return silent[moments]
+    def silence(self, lead: float = 0.0) -> np.ndarray:
+        """Return how silent each video frame is, (frames,): 0 in speech, 1 where the lips have had time to close.
+
+        ``lead`` is by how many seconds the network's lips are early: as much of the delay only makes up for it.
+        """
+        silent, lag = silence_of(self.spectrogram.up_to(len(self.spectrogram))), self.lag - lead * self.fps
+        moments = (mel_moment(index, self.fps, lag) for index in range(self.count))
+        return silent[[int(min(moment, len(silent) - 1)) for moment in moments]]
 
 
 class Buffer:
@@ -392,8 +406,8 @@ class WindowStream:
     def end(self) -> None:
         """Mark the end of the sound, which makes the last windows available."""
         self._mel.append(self._mels.end())
-        missing = max(0, hp.mel_step_size - self._known)
-        self._mel.append(np.full((hp.num_mels, missing), SILENCE, np.float32))
+        missing = max(0, hp.mel_step_size - self._known)  # of ``Spectrogram``; the rest is that of ``MelWindows``
+        self._mel.append(np.full((hp.num_mels, missing + hp.mel_step_size), SILENCE, np.float32))
         self.ended = True
 
     @property
@@ -407,7 +421,7 @@ class WindowStream:
             heard = self.samples >= first_sample(self.index + 1, self.fps)  # all sound during this frame has arrived
             if not (self.ended or (heard and moment < last + 1)):
                 return
-            start = int(min(moment, last))
+            start = window_start(moment, last, self.fps) if self.ended else int(moment)
             self._mel.drop(start - self.start)  # later windows do not start before this one
             self.start, self.index = start, self.index + 1
             yield self._mel.first(hp.mel_step_size).copy()

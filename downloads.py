@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -116,9 +117,19 @@ def _is_right(known: KnownFile, path: Path) -> bool:
 
 
 def _local_file(name: str) -> Path | None:
-    """Return the file of this name in a folder where users put checkpoints, as with the reference."""
-    folders = (Path("checkpoints"), REPOSITORY / "checkpoints")
-    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+    """Return the file of this name in a folder where users put checkpoints, as with the reference.
+
+    Other programs save the same files with capitals, such as Wav2Lip_GAN.pth.
+    """
+    for folder in (Path("checkpoints"), REPOSITORY / "checkpoints"):
+        if (folder / name).is_file():
+            return folder / name
+        with contextlib.suppress(OSError):  # no such folder, or one that may not be read
+            if found := next(
+                (one for one in folder.iterdir() if one.name.lower() == name.lower() and one.is_file()), None
+            ):
+                return found
+    return None
 
 
 def url_of(known: KnownFile) -> str:

@@ -153,7 +153,15 @@ def open_face(path: Path, options: Options, report: Reporter = SILENT) -> video.
     video.check_size(info)
     for note in info.notes:
         report.note(f"note: {note}")
+    if info.turned and options.rotate:
+        report.note(
+            f"note: {path} says itself how it is turned, and is shown upright already; --rotate {options.rotate} turns "
+            "it further"
+        )
     if options.fps:
+        if options.fps < info.fps:
+            rate = f"{float(info.fps):.3g} frames a second"
+            report.note(f"note: {path} has {rate}, the result fewer, because of --fps {options.fps:g}")
         return replace(info, fps=video.rate_of(options.fps))
     if info.fps < video.MIN_FPS:
         report.note(
@@ -216,7 +224,9 @@ def _report_unused_end(source: video.VideoInfo, wanted: int, options: Options, r
         return
     later = wanted + round(UNUSED_SECONDS * source.fps)  # counted, as the declared length may be the sound's
     with contextlib.suppress(video.CutShort):  # a file that ends in between has enough for the speech
-        if later / source.fps < source.lasts and video.count_frames(replace(source, start=later), 1)[0]:
+        # without an index, all before would be decoded
+        unused = later / source.fps < source.lasts
+        if unused and (not source.indexed or video.count_frames(replace(source, start=later), 1)[0]):
             report.note(
                 f"note: {source.path} goes on after the speech, but the result ends with it; --start 0 keeps the "
                 "rest as it was filmed"

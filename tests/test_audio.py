@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -214,10 +215,15 @@ def test_window_of_a_frame_starts_at_its_time():
     assert len(list(windows)) == 250
 
 
-def test_last_windows_end_with_the_sound():
+def test_last_windows_continue_with_silence():
+    """They ended with the sound: the last four were the same, and the mouth froze."""
     windows = audio.MelWindows(np.tile(np.arange(881, dtype=np.float32), (80, 1)), 25, 275)
-    assert windows[270][0, 0] == 864  # the last that fits
-    assert all(windows[i][0, -1] == 880 for i in range(271, 275))
+    assert windows[270][0, 0] == 864  # the last that fits; the next is the reference's last
+    for frame, first in ((271, 865), (272, 870), (273, 873), (274, 876)):
+        heard = 881 - first
+        assert windows[frame][0].tolist() == [*range(first, 881), *[audio.SILENCE] * (16 - heard)]
+    late = audio.MelWindows(np.ones((80, 100), np.float32), 25, 40, delay=-1.0)  # nothing is left to hear
+    assert (late[39] == audio.SILENCE).all()
 
 
 def test_delayed_windows_are_those_of_earlier_frames():
@@ -227,7 +233,7 @@ def test_delayed_windows_are_those_of_earlier_frames():
     for frame in range(1, 230):
         assert (late[frame] == usual[frame - 1]).all() and (early[frame] == usual[frame + 2]).all()
     assert late[0][0, 0] == 0 and len(list(early)) == 240
-    for delay, first in ((1e307, 0), (-1e307, 800 - 16)):  # times 25 fps, more than a float holds
+    for delay, first in ((1e307, 0), (-1e307, audio.SILENCE)):  # times 25 fps, more than a float holds
         assert audio.MelWindows(mel, 25, 240, delay)[5][0, 0] == first
 
 
@@ -319,3 +325,24 @@ def test_sound_that_starts_late_is_not_cut_short(tmp_path):
     run_ffmpeg("-itsoffset", 0.5, "-f", "lavfi", "-i", "sine=300:d=2", "-c:a", "aac", tmp_path / "late.mka")
     sound = video.Sound(tmp_path / "late.mka", 16000)
     assert 1.9 < sound.measure() / 16000 < 2.6 and not sound.notes
+
+
+def test_a_delay_that_undoes_the_networks_lead_leaves_the_pauses_where_they_are():
+    """With ``lip_delay 40``, recommended for the official networks, lips shut and opened a frame late."""
+    sound = np.concatenate(
+        (np.zeros(32000), 0.1 * np.random.default_rng(3).standard_normal(32000), np.zeros(32000))
+    ).astype(np.float32)
+    mel = audio.melspectrogram(sound)
+    plain, delayed = (audio.MelWindows(mel, 25, 150, delay) for delay in (0.0, 0.04))
+    assert (delayed.silence(0.04) == plain.silence()).all() and (delayed.silence()[1:] == plain.silence()[:-1]).all()
+
+
+def test_levels_of_hours_take_little_memory():
+    mel = np.random.default_rng(0).uniform(-4, 4, (80, 3 * audio.BLOCK_FRAMES + 7)).astype(np.float32)
+    blocks = [audio.levels_of(mel[:, i : i + 1000]) for i in range(0, mel.shape[1], 1000)]
+    np.testing.assert_array_equal(audio.levels_of(mel), np.concatenate(blocks))
+    tracemalloc.start()
+    audio.levels_of(mel)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.5 * mel.nbytes

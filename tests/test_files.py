@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 import files
@@ -136,3 +137,22 @@ def test_error_of_a_full_disk_names_the_file(tmp_path, problem):
 def test_half_written_array_is_a_disk_error():
     assert is_disk_error(OSError("3200000 requested and 1572832 written"))
     assert not is_disk_error(OSError("not a picture"))
+
+
+def test_of_a_film_only_samples_are_read(tmp_path, monkeypatch):
+    """Before the first frame, all of eight gigabytes used to be."""
+    monkeypatch.setattr(files, "MAX_WHOLE", 1000)
+    monkeypatch.setattr(files, "SAMPLE_BYTES", 10)
+    content = bytearray(np.random.default_rng(0).bytes(100_000))
+    digests = []
+    for change in (None, 0, -1, 5):
+        if change is not None:
+            content[change] ^= 1
+        (tmp_path / "film.mp4").write_bytes(content)
+        digests.append(files.sampled_digest(tmp_path / "film.mp4"))
+        if change is not None:
+            content[change] ^= 1
+    (tmp_path / "film.mp4").write_bytes(content[:-1] + b"xy")
+    assert len({*digests, files.sampled_digest(tmp_path / "film.mp4")}) == 5
+    (tmp_path / "small.mp4").write_bytes(content[:1000])
+    assert files.sampled_digest(tmp_path / "small.mp4") == files.digest(tmp_path / "small.mp4")

@@ -25,7 +25,7 @@ from concurrency import in_parallel
 from conftest import half_size, run_ffmpeg, write_clip
 from errors import UserError, is_disk_error
 from faces import FaceSearch
-from lipsync import LipSync, Options
+from lipsync import LipSync, Options, open_face
 from models import weights
 from mouths import SpeakingTrack, generate, redraw_mouths
 from runtimes import Runtime
@@ -175,6 +175,17 @@ def test_speech_longer_than_the_video(sync, tmp_path, speech, astronaut, loop, o
     for i, frame in enumerate(frames):
         expected = source[order[i % len(order)]]
         assert np.abs(frame[:, 125:].astype(int) - expected[:, 125:]).mean() < 3
+
+
+def test_what_flags_of_the_reference_do_now_is_reported(tmp_path, small_clip, told):
+    """--fps did nothing to videos, and --rotate was advised for telephones' videos, which are turned already."""
+    open_face(small_clip, Options(fps=12.5), told)
+    assert "has 25 frames a second, the result fewer, because of --fps 12.5" in told.notes[-1]
+    run_ffmpeg("-display_rotation", 90, "-i", small_clip, "-c", "copy", tmp_path / "phone.mp4")
+    for rotate, said in ((0, 0), (90, 1)):
+        told.notes.clear()
+        open_face(tmp_path / "phone.mp4", Options(rotate=rotate), told)
+        assert len([note for note in told.notes if "says itself how it is turned" in note]) == said
 
 
 def test_unused_end_of_the_video_is_reported(sync, tmp_path, small_clip):

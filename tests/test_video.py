@@ -532,9 +532,9 @@ def test_turning_inverts_the_pixel_aspect(tmp_path):
     assert video.probe(tmp_path / "pal.mp4", video.Geometry(rotate=180)).sample_aspect == "16:15"
 
 
-@pytest.mark.parametrize("aspect", ["16/15", "1/1"])
+@pytest.mark.parametrize("aspect", ["16/15", "1/1", "404/405"])
 def test_result_keeps_the_pixel_aspect(tmp_path, spoken, aspect):
-    write_clip(tmp_path / "pal.mp4", numbered(3), "25", "-vf", f"setsar={aspect}")
+    write_clip(tmp_path / "pal.mp4", numbered(3), "25", "-vf", f"setsar={aspect}:max=999")
     info = video.probe(tmp_path / "pal.mp4")
     with video.VideoWriter(tmp_path / "out.mp4", info, spoken, 3) as writer:
         for frame in video.read_frames(info):
@@ -542,7 +542,15 @@ def test_result_keeps_the_pixel_aspect(tmp_path, spoken, aspect):
     assert video.probe(tmp_path / "out.mp4").sample_aspect == info.sample_aspect == aspect.replace("/", ":")
 
 
-@pytest.mark.parametrize("crop", [(50, 20, 0, -1), (0, -1, 96, -1), (-5, 10, 0, 5)])
+@pytest.mark.parametrize("crop", [(0, -16, 0, -1), (2, -3, 1, -1), (0, 500, 4, -7), (0, -1, 0, -1)])
+def test_ends_of_a_crop_count_from_the_far_edge(clip, crop):
+    """As numpy's in the reference; "leaves nothing of the picture" was said of those below -1."""
+    geometry = video.Geometry(crop=crop)
+    height, width, _ = geometry(np.zeros((64, 96, 3), np.uint8)).shape
+    assert geometry.size_of(96, 64) == (width, height)
+
+
+@pytest.mark.parametrize("crop", [(50, 20, 0, -1), (0, -1, 96, -1), (-5, 10, 0, 5), (0, -64, 0, -1)])
 def test_geometry_that_leaves_nothing_is_refused(clip, crop):
     with pytest.raises(ValueError, match="leaves nothing"):
         video.probe(clip.path, video.Geometry(crop=crop))

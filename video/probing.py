@@ -54,7 +54,8 @@ class Geometry:
 
     resize_factor: float = 1  # both sides are divided by it
     rotate: int = 0  # degrees clockwise, one of ``TURNS``
-    crop: tuple[int, ...] = (0, -1, 0, -1)  # top, bottom, left, right; -1 is the far edge
+    # top, bottom, left, right; -1 is the far edge, and below count pixels before it, as in the reference
+    crop: tuple[int, ...] = (0, -1, 0, -1)
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         if self.resize_factor > 1:
@@ -80,7 +81,9 @@ class Geometry:
         if self.swaps_sides:
             width, height = height, width
         top, bottom, left, right = self.crop
-        bottom, right = height if bottom == -1 else bottom, width if right == -1 else right
+        bottom, right = (
+            side if end == -1 else side + end if end < 0 else end for side, end in ((height, bottom), (width, right))
+        )
         if not (0 <= top < bottom and 0 <= left < right and top < height and left < width):
             raise UserError(f"--crop {' '.join(map(str, self.crop))} leaves nothing of the {width}x{height} picture")
         return min(right, width) - left, min(bottom, height) - top

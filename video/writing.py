@@ -36,6 +36,7 @@ from video.splicing import AAC_LAYOUTS, Splice
 CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # in which every player accepts H.264 with AAC
 PICTURES, SOUND = {"c:v": "libx264"}, {"c:a": "aac", "audio_bitrate": "192k"}  # how each is encoded
 # ffmpeg's default conversion from BGR is up to three grey levels off, and again with every generation
+MAX_ASPECT = 65535  # largest number in a pixel's aspect, that of H.264; ffmpeg would round to numbers of two digits
 EXACT_COLOUR = "accurate_rnd+bicubic"
 # x264's fastest presets omit the lookahead that saves bits in static areas, although it costs next to nothing and
 # halves the file. With it, "superfast" makes files almost as small as "veryfast" does, in half the time.
@@ -135,7 +136,7 @@ class VideoWriter:
         if like.width % 2 or like.height % 2:  # 4:2:0 needs even sides: the last row or column is repeated
             borders = f"fillborders=right={like.width % 2}:bottom={like.height % 2}:mode=smear"
             filters = ["pad=ceil(iw/2)*2:ceil(ih/2)*2", borders, *filters]
-        return [*filters, "format=yuv420p", f"setsar={like.sample_aspect.replace(':', '/')}"]
+        return [*filters, "format=yuv420p", f"setsar={like.sample_aspect.replace(':', '/')}:max={MAX_ASPECT}"]
 
     def _tags(self) -> dict[str, str]:
         """Return the filters' colour tags as options, for ffmpeg 4, whose filters do not pass them to the encoder."""
