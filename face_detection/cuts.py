@@ -11,7 +11,14 @@ CUT_RATIO = 4.0  # a cut stands out from the frames around it by this factor
 CUT_NEIGHBOURS = 8  # frames compared on each side
 MOVING = 2  # if this many of them differ at all from the frame before, something moves
 FLASH_FRAMES = 3  # at most, of a flash of light or a lost frame; the picture is the same before and after
-RECENT = FLASH_FRAMES + 1  # number of thumbnails that are compared with the next
+DISSOLVE_FRAMES = 32  # within which the picture becomes another one; of a longer dissolve, the last ones
+DISSOLVE_CHANGE = 1.5 * CUT_CHANGE  # grey levels between the pictures before and after it
+MAX_STEP = 0.2  # of that change, from one frame to the next; more is a cut
+MAX_DEVIATION = 0.2  # of that change, from a mixture of both pictures; more is motion
+SAME_PICTURE = 0.9  # correlation of both above which only the light has changed
+SETTLING, SETTLED = 3, 1 / 3  # frames in which a mixture may change by this share of what it did before, at its end
+OVER = 0.95  # share of the last picture from which on a dissolve is over
+RECENT = DISSOLVE_FRAMES + SETTLING  # number of thumbnails that are compared with the next
 LOOKAHEAD = CUT_NEIGHBOURS + FLASH_FRAMES  # frames after which it is certain whether a shot begins
 
 
@@ -26,16 +33,46 @@ def add_change(change: list[float], thumbnails: list[np.ndarray], frame: np.ndar
 
     ``thumbnails`` are those of the frames before, of which ``RECENT`` are needed, and gets that of ``frame``. Where
     the picture returns to what it was, the frames in between were a flash: their changes, as far as ``change`` has
-    them, are lowered to that of the picture.
+    them, are lowered to that of the picture. Where one picture has dissolved into another, or become black, the last
+    frame's change is that of the pictures, as at a cut.
     """
     thumbnail = shrink(frame)
-    before = thumbnails[: -RECENT - 1 : -1]  # the last one first
+    before = thumbnails[: -FLASH_FRAMES - 2 : -1]  # the last one first
     changes = [float(cv2.absdiff(thumbnail, other).mean()) for other in before] or [0.0]
     change.append(changes[0])
     flash = next((frames for frames, value in enumerate(changes) if value <= CUT_CHANGE), 0)  # its length
     for n in range(1, min(flash + 1, len(change)) + 1):
         change[-n] = min(change[-n], changes[flash])
     thumbnails.append(thumbnail)
+    if dissolved := dissolve_change(thumbnails):
+        earlier = (dissolve_change(thumbnails[:-n]) for n in range(1, SETTLING + 1))
+        change[-1] = change[-1] if any(earlier) else dissolved  # only the first frame after it
+
+
+def dissolve_change(thumbnails: list[np.ndarray]) -> float:
+    """Return how many grey levels are between the pictures if one has dissolved into the last; 0 if none has.
+
+    In a dissolve, or a fade, every picture is a mixture of the same two. Moving pictures are not, and where only the
+    light changes, both are alike.
+    """
+    thumbnails = thumbnails[-DISSOLVE_FRAMES - 1 :]
+    apart = float(cv2.absdiff(thumbnails[0], thumbnails[-1]).mean())
+    if len(thumbnails) <= DISSOLVE_FRAMES or apart <= DISSOLVE_CHANGE:
+        return 0.0
+    pictures = np.stack(thumbnails).reshape(len(thumbnails), -1).astype(np.float32)
+    first, last = pictures[0], pictures[-1]
+    along = (last - first) / np.square(last - first).sum()
+    share = (pictures - first) @ along  # of the last picture in each
+    settling = share[SETTLING:] - share[:-SETTLING]
+    goes_on, was_over = settling[-1] > SETTLED * settling.max(), share[:-CUT_NEIGHBOURS].max() > OVER
+    if goes_on or was_over or np.diff(share).max() > MAX_STEP:
+        return 0.0
+    mixtures = first + share[:, None] * (last - first)
+    deviation = np.abs(pictures - mixtures).mean(1).max()
+    both = np.stack((first, last)) - np.stack((first, last)).mean(1, keepdims=True)
+    lengths = np.maximum(np.linalg.norm(both, axis=1), 1)  # a black picture has none
+    alike = both[0] @ both[1] / lengths.prod() > SAME_PICTURE
+    return 0.0 if alike or deviation > MAX_DEVIATION * apart else apart
 
 
 def cuts_between(change: list[float], start: int, stop: int) -> list[int]:

@@ -20,7 +20,7 @@ from conftest import Told, needs_bf16
 from errors import UserError
 from face_detection import FaceAlignment, api, detectors
 from face_detection import search as search_module
-from face_detection.cuts import find_cuts
+from face_detection.cuts import add_change, find_cuts
 from face_detection.detections import Detections
 from face_detection.geometry import intersection_over_union
 from face_detection.search import search
@@ -782,3 +782,34 @@ def test_a_batch_size_below_one_is_refused(size):
     """It used to end every search at once, and the next one read from the cache that there was no face."""
     with pytest.raises(UserError, match=f"batch_size must be 1 or more, not {size}"):
         FaceSearch(batch_size=size)
+
+
+def dissolved(before: np.ndarray, after: np.ndarray, frames: int, count: int = 190, begin: int = 90) -> np.ndarray:
+    """Return the changes of a film with grain and a trembling camera, in which one picture dissolves into another."""
+    rng, change, thumbnails = np.random.default_rng(0), list[float](), list[np.ndarray]()
+    for i in range(count):
+        share = np.clip((i - begin) / frames, 0, 1)
+        mixed = np.roll(cv2.addWeighted(before, 1 - share, after, share, 0), i % 3, 1) + rng.normal(0, 3, before.shape)
+        add_change(change, thumbnails, mixed.clip(0, 255).astype(np.uint8))
+    return np.array(change)
+
+
+@pytest.mark.parametrize("frames", [8, 16, 25, 40])
+def test_a_dissolve_is_a_cut(small_photo, frames):
+    """It was none, and of the people before and after it only those were found who had been first."""
+    other = cv2.flip(cv2.subtract(255, small_photo), 0)
+    (cut,) = find_cuts(dissolved(small_photo, other, frames))
+    assert 90 + frames <= cut <= 90 + frames + 3
+    (cut,) = find_cuts(dissolved(small_photo, np.zeros_like(small_photo), frames))  # and so is a fade
+    assert 90 + frames <= cut <= 90 + frames + 3
+
+
+def test_light_and_a_moving_camera_are_no_cut(astronaut, small_photo):
+    for light in (0.4, 0.7, 1.5):
+        assert not find_cuts(dissolved(small_photo, cv2.convertScaleAbs(small_photo, alpha=light), 25))
+    larger = cv2.resize(astronaut, None, fx=3, fy=3)
+    for pixels in (2, 8, 20):
+        change, thumbnails = list[float](), list[np.ndarray]()
+        for x in range(0, larger.shape[1] - 400, pixels):
+            add_change(change, thumbnails, larger[300:525, x : x + 400])
+        assert not find_cuts(np.array(change))
