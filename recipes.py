@@ -82,7 +82,8 @@ def train_expert(
     """
     with training_session(options) as group:
         unread = GENERATOR_HPARAMS | DISCRIMINATOR_HPARAMS | {"eval_steps"}
-        warn_unread(options, unread, report if group.is_main else SILENT)
+        main_report = report if group.is_main else SILENT
+        warn_unread(options, unread, main_report)
         names = [field.name for field in dataclasses.fields(Augmentation)]
         augmentation = Augmentation(**{name: getattr(hp, f"augment_{name}") for name in names})
         varied = augmentation if augmentation != Augmentation() else None
@@ -96,7 +97,7 @@ def train_expert(
             eval_interval="syncnet_eval_interval",
             eval_steps="syncnet_eval_steps",
         )
-        train_list, val_list = load_filelists(data_root, options)
+        train_list, val_list = load_filelists(data_root, options, main_report)
         if hp.windows_per_clip:
             task_type: type[ExpertTask] = AllPairsExpertTask
             train: SyncNetDataset = MatchedWindows(
@@ -124,7 +125,8 @@ def train_generator(
     """
     with training_session(options, discriminator) as group:
         unread = EXPERT_HPARAMS | ({"eval_steps"} if discriminator else DISCRIMINATOR_HPARAMS | {"plateau_warn_steps"})
-        warn_unread(options, unread, report if group.is_main else SILENT)
+        main_report = report if group.is_main else SILENT
+        warn_unread(options, unread, main_report)
         task_type = HQGeneratorTask if discriminator else GeneratorTask
         if (hp.syncnet_wt or task_type.sync_weight_when_on) + (hp.disc_wt if discriminator else 0) >= 1:
             raise UserError("syncnet_wt and disc_wt leave no weight to L1, which gets the rest of 1; use smaller ones")
@@ -141,7 +143,7 @@ def train_generator(
         plan.evaluate_first = not discriminator  # as the reference does
         teacher = weights.load_model(expert, SyncNet_color, report)
         scorer = weights.load_model(judge, SyncNet_color, report) if judge else None
-        train_list, val_list = load_filelists(data_root, options)
+        train_list, val_list = load_filelists(data_root, options, main_report)
         train = Wav2LipDataset(train_list, options.seed, hp.negative_distance, twins=hp.twin_reference)
         val = Wav2LipDataset(val_list)  # the same windows with all other settings, likewise
         training.fit(task_type(group, hp, teacher, scorer, hp.width), train, val, plan, report)
@@ -190,9 +192,10 @@ def warn_unread(options: TrainingOptions, unread: Set[str], report: Reporter) ->
         report.note(f"note: {', '.join(names)} of --hparams does nothing in this training{hint}")
 
 
-def load_filelists(data_root: str | Path, options: TrainingOptions) -> Iterator[list[str]]:
-    """Return the clips to train on, and those to evaluate on."""
-    return (get_image_list(Path(data_root), split, Path(options.filelists)) for split in ("train", "val"))
+def load_filelists(data_root: str | Path, options: TrainingOptions, report: Reporter) -> list[Iterator[str]]:
+    """Return the clips to train on, and those to evaluate on; ``report`` shows how far they have been read."""
+    lists = [get_image_list(Path(data_root), split, Path(options.filelists)) for split in ("train", "val")]
+    return [report.track(clips, "Reading clips", len(clips), "clip") for clips in lists]
 
 
 def plan_for(

@@ -120,7 +120,7 @@ class Speaker:
         rate = hp.fps / float(self.source.fps)
         spans = [(math.ceil(first * rate), math.floor(stop * rate)) for first, stop in everybody.shots]
         results = [[compare(part_of(face, *span), self.voice) for face in faces] for span in spans]
-        curves = np.array([[contrasts(result) for result in row] for row in results])
+        curves = np.array([[result.contrasts for result in row] for row in results])
         return curves[..., MAX_OFFSET + usual_offset(curves, everybody.seen())]
 
     def no_match_message(self, best: float) -> str:
@@ -156,11 +156,6 @@ def part_of(face: Face, first: int, stop: int) -> Face:
     """Return a face with only the windows between two frames, at ``hparams.fps``."""
     kept = (face.starts >= first) & (face.starts + hp.syncnet_T <= stop)
     return replace(face, starts=face.starts[kept], vectors=face.vectors[kept])
-
-
-def contrasts(result: Result) -> np.ndarray:
-    """Return ``Result.contrast`` at every offset, (2·MAX_OFFSET + 1,); NaN where there is too little data."""
-    return result.curve if np.isnan(result.curve).all() else result.curve - np.nanmedian(result.curve)
 
 
 def usual_offset(curves: np.ndarray, seen: np.ndarray) -> int:

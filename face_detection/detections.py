@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import zipfile
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-
-from .cuts import RECENT, add_change
-from .detector import Detector
 
 # Of the file, and of what a search finds: raise it when either changes. Format 1 could not mark frames as not searched,
 # 2 did not record when a whole frame was last searched, 3 did not store the distance of the eyes; with 4 people who
@@ -39,18 +34,6 @@ class Detections:
         while count < len(self) and self.boxes[count - 1] is None:
             count += 1
         return Detections(self.boxes[:count], self.change[:count])
-
-    def extend(self, frames: Iterable[np.ndarray], detector: Detector, batch_size: int = 16) -> None:
-        """Search the next frames (height, width, 3) BGR exhaustively: every frame, and the whole of it.
-
-        Dozens of times slower than ``search``.
-        """
-        iterator = iter(frames)
-        while batch := list(itertools.islice(iterator, batch_size)):
-            self.boxes += detector.detect(batch)
-            for frame in batch:
-                add_change(self.change, self.thumbnails, frame)
-            del self.thumbnails[:-RECENT]
 
     def save(self, path: Path) -> None:
         """Write to ``path`` (npz)."""

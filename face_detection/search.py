@@ -24,7 +24,7 @@ from .detections import Detections
 from .detector import Detector
 from .detectors import NO_BOXES
 from .geometry import intersection_over_union, overlaps, scaled, unscaled
-from .tracking import MIN_OVERLAP, best_first, match_scores
+from .tracking import MIN_OVERLAP, best_pairs, match_scores
 
 HELD_BYTES = 240 << 20  # of frames between two key frames
 WHOLE_SIDE = 360  # pixels, shorter side of a frame searched whole; at 720p a face of 48 pixels still has 24
@@ -304,11 +304,7 @@ def is_same_face(a: np.ndarray, b: np.ndarray) -> bool:
 
 def pair(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:
     """Match the boxes (rows) of ``a`` to those of ``b``, some frames later; return index pairs, best match first."""
-    pairs: list[tuple[int, int]] = []
-    for i, j in best_first(match_scores(b, a, 2).T):
-        if all(i != p and j != q for p, q in pairs):
-            pairs.append((i, j))
-    return pairs
+    return best_pairs(match_scores(b, a, 2).T)
 
 
 def expect(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:

@@ -220,14 +220,12 @@ class Linking:
         going_on = self._alive = [track for track in self._alive if self._goes_on(track, frame)]
         last = np.reshape([track.boxes[-1] for track in going_on], (-1, 4))
         scores = match_scores(boxes, last, np.array([frame - track.frames[-1] for track in going_on], int))
-        taken: set[int] = set()
-        for d, t in best_first(scores):
-            track = going_on[t]
-            if d not in taken and track.frames[-1] < frame:
-                _continue_track(track, frame, boxes[d], float(eyes[d]), track.frames[-1] == self.last_searched)
-                taken.add(d)
+        before = dict(best_pairs(scores))  # the track of each detection
         for d, box in enumerate(boxes):
-            if d not in taken:
+            if d in before:
+                track = going_on[before[d]]
+                _continue_track(track, frame, box, float(eyes[d]), track.frames[-1] == self.last_searched)
+            else:
                 track = Track()
                 track.add(frame, box, float(eyes[d]))
                 self.tracks.append(track)
@@ -241,6 +239,10 @@ class Linking:
     def may_go_on(self, track: Track) -> bool:
         """Whether a detection in the next frame could continue the track."""
         return self._goes_on(track, self.frames)
+
+    def going_on(self) -> list[Track]:
+        """Return the tracks that ``may_go_on``."""
+        return [track for track in self._alive if self.may_go_on(track)]
 
     def faces(self) -> list[Track]:
         """Return the tracks that are not false alarms."""
@@ -269,11 +271,18 @@ def match_scores(new: np.ndarray, old: np.ndarray, gaps: np.ndarray | int) -> np
     return np.where(overlap >= MIN_OVERLAP, overlap, moved)
 
 
-def best_first(scores: np.ndarray) -> list[tuple[int, int]]:
-    """Return the places (row, column) of the positive scores, the highest first."""
+def best_pairs(scores: np.ndarray) -> list[tuple[int, int]]:
+    """Pair rows with columns by their positive scores, the highest first, each with one at most."""
     order = np.argsort(-scores, axis=None, kind="stable")
-    rows, columns = np.unravel_index(order[scores.ravel()[order] > 0], scores.shape)
-    return list(zip(rows.tolist(), columns.tolist()))
+    places = np.unravel_index(order[scores.ravel()[order] > 0], scores.shape)
+    rows, columns = set[int](), set[int]()
+    pairs = []
+    for row, column in zip(*(each.tolist() for each in places)):
+        if row not in rows and column not in columns:
+            pairs.append((row, column))
+            rows.add(row)
+            columns.add(column)
+    return pairs
 
 
 def choose_person(tracks: list[Track], max_gap: int, face_index: int | None) -> list[Track]:
@@ -354,6 +363,8 @@ class Shot:
         return rows
 
     def _decide(self) -> None:
+        if not self._person and len(self._linking.going_on()) > 1:
+            return  # either may become the larger one; what has ended need not be looked at
         if not self._person:
             # drop false alarms that have ended; otherwise this would get slower with every one of them
             self._pending = [

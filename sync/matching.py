@@ -80,17 +80,20 @@ class Result:
 
         Faces that are unusual for the expert are more, or less, similar to any voice; this level cancels out here.
         """
-        now = self.curve[MAX_OFFSET]
-        return -math.inf if np.isnan(now) else float(now - np.nanmedian(self.curve))
+        now = float(self.contrasts[MAX_OFFSET])
+        return -math.inf if math.isnan(now) else now
+
+    @property
+    def contrasts(self) -> np.ndarray:
+        """The contrast at every offset, (2·MAX_OFFSET + 1,); NaN where there is too little data."""
+        return self.curve if self._peak is None else self.curve - np.nanmedian(self.curve)
 
     @property
     def evidence(self) -> float:
         """The confidence as a share of what a verdict that face and voice belong together needs; 0 if too short."""
-        return (
-            self.confidence / (MIN_CONFIDENCE_IN_SYNC if self._near_zero_offset else MIN_CONFIDENCE)
-            if self._long_enough
-            else 0.0
-        )
+        if not self._long_enough:
+            return 0.0
+        return self.confidence / (MIN_CONFIDENCE_IN_SYNC if self._near_zero_offset else MIN_CONFIDENCE)
 
     @property
     def _long_enough(self) -> bool:

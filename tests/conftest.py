@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -28,6 +29,7 @@ import devices  # noqa: E402
 import models  # noqa: E402
 import models.weights  # noqa: E402
 from face_detection.centerface import CenterFace  # noqa: E402
+from face_detection.cuts import add_change  # noqa: E402
 from fill import fill  # noqa: E402
 from lipsync import LipSync  # noqa: E402
 from reporting import Reporter  # noqa: E402
@@ -264,3 +266,11 @@ def write_clip(path: Path, frames: np.ndarray, fps: str = "25", *options: object
 def assert_alike(some: np.ndarray, others: np.ndarray) -> None:
     """Within one grey level: some CPUs have other kernels for fewer faces, which round sums differently."""
     assert some.shape == others.shape and cv2.absdiff(some, others).max() <= 1
+
+
+def changes_of(frames: Iterable[np.ndarray]) -> np.ndarray:
+    """Return how much each of the frames differs from the one before, see ``face_detection.cuts``."""
+    change, thumbnails = list[float](), list[np.ndarray]()
+    for frame in frames:
+        add_change(change, thumbnails, frame)
+    return np.array(change)

@@ -9,6 +9,7 @@ import pytest
 
 import audio
 import video
+from conftest import changes_of
 from demo import talking_head
 from demo.articulation import CONSONANTS, RATE, VOWELS, _move, silence, speak
 from demo.head import OPENING, Head, Identity, Pose, lip_lines
@@ -16,7 +17,6 @@ from demo.scene import Actor, Shot, film
 from demo.talking_head import Recipe, write_clip
 from demo.voice import SAMPLE_RATE, Voice, synthesize
 from face_detection.cuts import find_cuts
-from face_detection.detections import Detections
 from face_detection.detectors import create_detector
 
 SMALL = Recipe(seconds=0.4, size=(96, 96))
@@ -136,10 +136,7 @@ def test_variants_show_what_their_names_say(tmp_path):
     assert all(len(boxes) == 2 for boxes in truths["two"]["boxes"])
     assert (tmp_path / "two_voice1.wav").is_file()
     (cut,) = truths["cut"]["cuts"]
-    seen = Detections()
-    frames = video.read_frames(video.probe(tmp_path / "cut.mp4"))
-    seen.extend(frames, create_detector("haar"))
-    assert find_cuts(np.array(seen.change)) == [cut]
+    assert find_cuts(changes_of(video.read_frames(video.probe(tmp_path / "cut.mp4")))) == [cut]
     first, stop = truths["away"]["away"]
     shown = [boxes[0] is not None for boxes in truths["away"]["boxes"]]
     assert not any(shown[first + 3 : stop - 3]) and all(shown[: first - 5])
