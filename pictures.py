@@ -9,7 +9,6 @@ import contextlib
 import importlib
 import io
 import os
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from concurrency import without_warnings
 from errors import PIP, UserError
 
 OPENS_ANY_NAME = os.name != "nt"  # on Windows, OpenCV opens only ASCII names (its issue 18305)
@@ -25,7 +25,6 @@ START = 1 << 16  # bytes read to recognise the format
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 AVIF, AVIF_SEQUENCE = b"avif", b"avis"
 PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"
-ICC_OF_JPEG = b"ICC_PROFILE\0"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MJPEG_SUFFIXES = (".mjpeg", ".mjpg")  # of cameras: concatenated JPEGs, of which OpenCV would decode only the first
 BACKGROUND = 255  # white, the background of transparent pictures
@@ -161,18 +160,12 @@ def _in_srgb(picture: np.ndarray, profile: bytes | None) -> np.ndarray:
 
 
 def _profile_of(content: bytes) -> bytes | None:
-    """Return the ICC profile in a JPEG, PNG or WebP file, None if there is none."""
-    if content.startswith(JPEG):
-        segments, _ = _jpeg_header(content)
-        parts = sorted(one.removeprefix(ICC_OF_JPEG) for one in segments if one.startswith(ICC_OF_JPEG))
-        return b"".join(part[2:] for part in parts) or None  # each of up to 64 kB begins with its number
-    start = content[:START]
-    if content.startswith(PNG) and (at := start.find(b"iCCP")) > 0:
-        named = content[at + 4 : at + 4 + int.from_bytes(content[at - 4 : at], "big")]
-        with contextlib.suppress(zlib.error):
-            return zlib.decompress(named.partition(b"\0")[2][1:])
-    if content[8:12] == b"WEBP" and (at := start.find(b"ICCP")) > 0:
-        return content[at + 8 : at + 8 + int.from_bytes(content[at + 4 : at + 8], "little")]
+    """Return the ICC profile in a picture's file; None if there is none, or without Pillow."""
+    with contextlib.suppress(Exception), without_warnings():  # of any kind, about what OpenCV has decoded already
+        from PIL import Image
+
+        with Image.open(io.BytesIO(content)) as header:  # decodes nothing
+            return header.info.get("icc_profile")
     return None
 
 
@@ -192,22 +185,18 @@ def is_webp(path: Path) -> bool:
 def is_cut_short(content: bytes) -> bool:
     """Return whether a JPEG or PNG is truncated; decoders would fill the missing part with grey."""
     if content.startswith(b"\xff\xd8"):
-        _, begin = _jpeg_header(content)  # which may hold a preview with an end of its own
-        return content.find(b"\xff\xd9", begin) < 0
+        # the segments before may hold a preview with an end of its own
+        return content.find(b"\xff\xd9", _begin_of_jpeg(content)) < 0
     return content.startswith(PNG) and b"IEND" not in content
 
 
-def _jpeg_header(content: bytes) -> tuple[list[bytes], int]:
-    """Return what the segments of a JPEG before its picture hold, and where that begins."""
-    segments, at = [], 2
+def _begin_of_jpeg(content: bytes) -> int:
+    """Return where the picture begins, after the segments of a JPEG."""
+    at = 2
     while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":
-        if content[at + 1 : at + 2] == b"\xff":  # markers may be padded with 0xFF
-            at += 1
-            continue
-        end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-        segments.append(content[at + 4 : end])
-        at = end
-    return segments, at
+        is_padding = content[at + 1 : at + 2] == b"\xff"  # markers may be padded with 0xFF
+        at += 1 if is_padding else 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    return at
 
 
 def _reads_heif() -> bool:

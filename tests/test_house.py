@@ -35,7 +35,7 @@ ALLOWED = {
     "footage": set(),
     "hparams": {"files"},
     "shares": {"files"},
-    "pictures": set(),
+    "pictures": {"concurrency"},
     "video": {"files", "pictures", "reporting"},
     "models": {"concurrency", "devices", "downloads", "files", "reporting", "telemetry"},
     "face_detection": {"devices", "downloads", "telemetry"},

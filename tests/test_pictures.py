@@ -90,7 +90,7 @@ def test_exif_orientation_is_applied(tmp_path, name, orientation, corner):
     assert corners[corner][2] > 150 and corners[corner][:2].max() < 60
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.heic"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif", "a.avif", "a.heic"])
 def test_photos_of_phones_keep_their_colours(tmp_path, monkeypatch, name):
     """Display P3 taken for sRGB looks dull. Expected: from its primaries, with sRGB's curve (SMPTE EG 432-1)."""
     p3 = np.array([[0.4865709, 0.2656677, 0.1982173], [0.2289746, 0.6917385, 0.0792869], [0, 0.0451134, 1.0439444]])
