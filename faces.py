@@ -201,7 +201,7 @@ def sfd_is_available(report: Reporter) -> bool:
         except RuntimeError as error:
             reason = str(error)
             _sfd_failures[folder] = reason, time.monotonic()
-    _note_once(f"warning: {reason}; until then faces are found by centerface instead of sfd", report)
+    report.note_once(f"warning: {reason}; until then faces are found by centerface instead of sfd")
     return False
 
 
@@ -211,14 +211,4 @@ def save_cache(found: Detections, cache: Path, report: Reporter) -> None:
         with files.atomic_write(cache) as partial:
             found.save(partial)
     except OSError as error:
-        _note_once(f"warning: the face boxes could not be cached in {cache.parent} ({error.strerror})", report)
-
-
-def _note_once(text: str, report: Reporter) -> None:
-    """Note ``text`` only once per reporter; it would otherwise repeat for every video, or every few seconds.
-
-    What was noted is remembered in the reporter itself, because a user's own reporter may not be hashable.
-    """
-    if report is not SILENT and text not in (noted := vars(report.root).setdefault("_noted", set())):
-        noted.add(text)
-        report.note(text)
+        report.note_once(f"warning: the face boxes could not be cached in {cache.parent} ({error.strerror})")

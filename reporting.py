@@ -23,10 +23,11 @@ class Reporter:
     def note(self, text: str) -> None:
         """Receive a note for the user, in one line."""
 
-    @property
-    def root(self) -> Reporter:
-        """The reporter at the end of a chain of ``PrefixedReporter`` ones."""
-        return self
+    def note_once(self, text: str) -> None:
+        """Receive a note that would otherwise repeat for every video, or every few seconds."""
+        if text not in (noted := vars(self).setdefault("_noted", set())):
+            noted.add(text)
+            self.note(text)
 
     def progress(self, stage: str, done: int, total: int | None) -> None:
         """Receive that ``done`` of ``total`` (None: not yet known) steps of a stage are done."""
@@ -63,9 +64,8 @@ class PrefixedReporter(Reporter):
     def note(self, text: str) -> None:
         self._report.note(f"{self._name}: {text}")
 
-    @property
-    def root(self) -> Reporter:
-        return self._report.root
+    def note_once(self, text: str) -> None:  # which is not about what has the name
+        self._report.note_once(text)
 
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "frame", done: int = 0) -> Iterator[Advance]:

@@ -73,14 +73,14 @@ class WindowDataset(Dataset):
         damaged: dict[str, str] = {}
         for attempt in range(MAX_TRIES):
             try:
-                return self._make_sample(self.draw(key, attempt), key), damaged
+                return self.sample(self.draw(key, attempt), key), damaged
             except Damaged as problem:
                 damaged[problem.path] = problem.reason
         path, reason = damaged.popitem()
         raise UserError(f"{path} {reason}, like everything else that was tried; check the disk, or preprocess it again")
 
-    def _make_sample(self, draw: Draw, key: int) -> Sample:
-        """Return the sample of a draw; raise Damaged."""
+    def sample(self, draw: Draw, key: int = 0) -> Sample:
+        """Return the sample of a draw, varied as its ``key`` says; raise Damaged."""
         raise NotImplementedError
 
     def draw(self, key: int, attempt: int = 0) -> Draw:
@@ -156,15 +156,11 @@ class SyncNetDataset(WindowDataset):
         super().__init__(folders, WindowRules(nearest_negative=negative_distance), seed)
         self.augmentation = augmentation
 
-    def _make_sample(self, draw: Draw, key: int) -> Sample:
-        return self.sample(draw, np.random.default_rng((AUGMENT, self.seed, key)))
-
-    def sample(
-        self, draw: Draw, rng: np.random.Generator | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return ``x, mel, y`` of a draw, augmented if there are ``rng`` and an augmentation."""
+    def sample(self, draw: Draw, key: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return ``x, mel, y`` of a draw; augmented, if at all, in the way of this ``key``."""
         shown = draw.frame if draw.positive else draw.wrong
-        if self.augmentation and rng is not None:
+        if self.augmentation:
+            rng = np.random.default_rng((AUGMENT, self.seed, key))
             faces = self.augmentation.apply(self._pictures(draw.clip.folder, shown), self.hp.img_size, rng)
         else:
             faces = self._faces(draw.clip.folder, shown)
@@ -193,11 +189,9 @@ class MatchedWindows(SyncNetDataset):
         super().__init__(folders, seed, negative_distance, augmentation)
         self.windows_per_clip = windows_per_clip
 
-    def sample(
-        self, draw: Draw, rng: np.random.Generator | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return ``x, mel, place`` of a draw, augmented if there are ``rng`` and an augmentation."""
-        x, mel, _ = super().sample(draw._replace(positive=True), rng)
+    def sample(self, draw: Draw, key: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return ``x, mel, place`` of a draw, likewise."""
+        x, mel, _ = super().sample(draw._replace(positive=True), key)
         return x, mel, torch.tensor([draw.clip.number, draw.frame])
 
 
@@ -232,10 +226,7 @@ class Wav2LipDataset(WindowDataset):
         rules = WindowRules(min(0, self.mel_frames[0]), max(0, self.mel_frames[-1]), negative_distance)
         super().__init__(folders, rules, seed)
 
-    def _make_sample(self, draw: Draw, key: int) -> Sample:
-        return self.sample(draw)
-
-    def sample(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def sample(self, draw: Draw, key: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return ``x, indiv_mels, mel, y`` of a draw."""
         shown = [(draw.clip.folder, draw.frame), (draw.clip.folder, draw.wrong)]
         if self.twins and draw.clip.twin:

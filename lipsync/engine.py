@@ -213,8 +213,6 @@ class LipSync:
         heard = open_mix(Path(chosen.mix), longest, self.report) if chosen.mix else sound
         segment = segment_for(opened, longest, chosen, self.report, seconds, search_all)
         resolved = self.resolve(chosen)
-        if not resolved.box:
-            self.search.detector_name(self.report)  # here, as its note is not about a single face
         with self._searching_once(len(speeches)) as searcher:
             faces = tuple(
                 searcher._speaking_face(segment, resolved, index, *own, longest) for index, own in sounds.items()
