@@ -178,6 +178,7 @@ def no_face(picture: VideoInfo, first: int, count: int, in_profile: bool = False
 
     Frames outside this range may have one.
     """
+    turn = "" if picture.geometry.rotate else "--rotate if the picture lies on its side, "
     start = picture.start + first
     seconds = (float(frame / picture.fps) for frame in (start, start + count))
     where = " from {:.2f} to {:.2f} s, the part that was searched".format(*seconds)
@@ -188,12 +189,11 @@ def no_face(picture: VideoInfo, first: int, count: int, in_profile: bool = False
     if in_profile:
         return UserError(
             f"{picture.path} shows the face only in profile, or lying on its side{where}: no mouth can be drawn there; "
-            "use a part in which it faces the camera, --face_index for another face, --rotate if the picture lies on "
-            "its side, or give --box yourself"
+            f"use a part in which it faces the camera, --face_index for another face, {turn}or give --box yourself"
         )
     return UserError(
-        f"no face was found in {picture.path}{where}; try another --face_detector, --rotate if the picture lies on "
-        "its side, --crop to the face if it is tiny, or give --box yourself"
+        f"no face was found in {picture.path}{where}; try another --face_detector, {turn}--crop to the face if it is "
+        "tiny, or give --box yourself"
     )
 
 

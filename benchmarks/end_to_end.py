@@ -48,7 +48,9 @@ def get_parser() -> cli.Parser:
         "--face", type=Path, help="The clip that is pasted into a moving scene; without it, a talking head."
     )
     parser.add_argument("--audio", type=Path, help="The speech; without it, synthetic speech.")
-    parser.add_argument("--seconds", type=cli.positive(float), default=10.0, help="Length of the result in seconds.")
+    parser.add_argument(
+        "--seconds", type=cli.positive(float), default=10.0, help="Length of the result without --audio, in seconds."
+    )
     parser.add_argument(
         "--plain_frames", type=cli.positive(int), default=4, help="Number of frames on which the plain path is timed."
     )

@@ -266,6 +266,8 @@ def follow_known_lips(
     fits = [compare_apertures(lips, truth) for lips, truth in zip(made, heard) if truth is not None]
     filmed = [compare_apertures(lips, truth) for lips, truth in zip(real, truths) if truth is not None]
     rs, as_filmed = ([fit.by_lag[0] for fit in some if fit] for some in (fits, filmed))
+    if not rs:
+        return {"clips": 0}
     means = {"r": np.mean(rs), "r_median": np.median(rs), "r_worst_clip": min(rs), "r_as_filmed": np.mean(as_filmed)}
     lag = np.median([fit.lag for fit in fits if fit])
     phases, seen = (phase_row([fit for fit in some if fit]) for some in (fits, filmed))

@@ -411,7 +411,8 @@ class LipSync:
         if with_references or options.keeps_occlusions:
             appearances = appearances_of(self.model, one.filmed, options, with_references, first)
         settings = settings_for_mouths(self.generator, options, 1 - closed, closed, appearances, self.restore)
-        return replace(settings, strength=lambda index: one.strength(first + index))
+        aspect = one.filmed.source.pixel_aspect
+        return replace(settings, strength=lambda index: one.strength(first + index), pixel_aspect=aspect)
 
     def match(self, one: SpeakingFace) -> Result | None:
         """Return how well face and speech match, if there is an expert; a failed measurement is only reported."""

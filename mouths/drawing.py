@@ -29,6 +29,7 @@ class MouthSettings:
     appearances: Appearances | None = None  # what the face looks like: unoccluded, and with reference mouths
     reference_share: np.ndarray | None = None  # what the network is shown: 0 the frame's own mouth, 1 a reference
     restore: Restore | None = None  # applied to each mouth after pasting
+    pixel_aspect: float = 1.0  # width of the frame's pixels over their height, for ``restore``
     # with "feather", the opacity of the mouth in a frame whose box is known: 0 nothing; 1, or if None, all of it
     strength: Callable[[int], float] | None = None
 
@@ -103,7 +104,7 @@ def redraw_mouths(
     for frame, drawn in itertools.chain.from_iterable(itertools.chain(waited_for, others)):
         for face, one in zip(faces, drawn):
             if one and face.settings.restore:  # one at a time, as restorers need much memory
-                face.settings.restore(frame, one.box, one.hidden)
+                face.settings.restore(frame, one.box, one.hidden, face.settings.pixel_aspect)
         yield frame
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from models import weights
 from models.imports import import_beside_torchvision
 from mouths import masks
 
-# Restores the mouth in a box of a frame (height, width, 3) in place, except what is hidden there, see ``paste``
-Restore = Callable[[np.ndarray, Box, np.ndarray | float], None]
+# Restores the mouth in a box of a frame (height, width, 3) in place, except what is hidden there, see ``paste``; the
+# last argument is the width of a pixel over its height
+Restore = Callable[[np.ndarray, Box, np.ndarray | float, float], None]
 
 # Restorers are trained on FFHQ (Karras et al., 2019): 512 pixels with eyes at 240, mouth at 371. A face's box has them
 # 37 % and 76 % below its upper edge, so they need a square of 1.52 times its height that starts 0.34 heights above it.
@@ -47,7 +49,7 @@ def open_restorer(path: Path, device: torch.device = torch.device("cpu")) -> Res
         raise UserError(f"{path} holds no network that spandrel can load{more}") from error
     if not isinstance(network, spandrel.ImageModelDescriptor) or network.input_channels != 3:
         raise UserError(f"{path} holds {network.architecture.name}, which does not make one colour picture of another")
-    return lambda frame, box, hidden: _restore(frame, box, hidden, lambda face: _run(network, face))
+    return partial(_restore, partial(_run, network))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -90,20 +92,27 @@ def _shrunk(picture: np.ndarray, back: np.ndarray, size: tuple[int, int], finer:
     return cv2.resize(shown, size, interpolation=cv2.INTER_AREA)
 
 
-def _restore(frame: np.ndarray, box: Box, hidden: np.ndarray | float, run: Callable[[np.ndarray], np.ndarray]) -> None:
+def _restore(
+    run: Callable[[np.ndarray], np.ndarray],
+    frame: np.ndarray,
+    box: Box,
+    hidden: np.ndarray | float,
+    pixel_aspect: float,
+) -> None:
     """Add to the mouth in ``box`` what ``run`` changes in the face: detail finer than 512 pixels can show stays."""
     x1, y1, x2, y2 = box
     height, size = y2 - y1, (x2 - x1, y2 - y1)
     scale = SIDE / (CROP_SCALE * height)
-    left, top = (x1 + x2 - CROP_SCALE * height) / 2, y1 - CROP_OFFSET * height
-    to_face = np.array([[scale, 0, -scale * left], [0, scale, -scale * top]])
-    face = _shown(frame, to_face, max(1, round(1 / scale)))
+    across = scale * pixel_aspect  # the restorer gets square pixels
+    left, top = (x1 + x2 - SIDE / across) / 2, y1 - CROP_OFFSET * height
+    to_face = np.array([[across, 0, -across * left], [0, scale, -scale * top]])
+    face = _shown(frame, to_face, max(1, round(1 / min(scale, across))))
     restored = run(face)
     larger = restored.shape[0] / SIDE
     change = restored - cv2.resize(face, restored.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-    back = larger * np.array([[scale, 0, scale * (x1 - left)], [0, scale, scale * (y1 - top)]])
+    back = larger * np.array([[across, 0, across * (x1 - left)], [0, scale, scale * (y1 - top)]])
     back[:, 2] += (larger - 1) / 2
-    change = _shrunk(change, back, size, math.ceil(larger * scale))
+    change = _shrunk(change, back, size, math.ceil(larger * max(scale, across)))
     target = crop_with_border(frame, box)
     mask = cv2.resize(masks.lower_face() * (1 - hidden), size)[..., None]
     cv2.add(target, change * mask, target, dtype=cv2.CV_8U)

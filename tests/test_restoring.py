@@ -44,14 +44,14 @@ def test_a_network_that_changes_nothing_leaves_frames_alone(spandrel, astronaut,
     """At scale 2 the network repeats pixels, which leaves small steps where the picture is steep."""
     frame = cv2.GaussianBlur(astronaut, (0, 0), 3)
     before = frame.copy()
-    open_restorer(compact(tmp_path / "same.pth", scale, 0.0))(frame, BOX, 0.0)
+    open_restorer(compact(tmp_path / "same.pth", scale, 0.0))(frame, BOX, 0.0, 1.0)
     difference = np.abs(frame.astype(int) - before)[118:250, 130:330]
     assert difference.max() == 0 if scale == 1 else difference.mean() < 0.5
 
 
 def test_only_the_mouth_is_restored(spandrel, astronaut, tmp_path):
     frame = astronaut.copy()
-    open_restorer(compact(tmp_path / "random.pth"))(frame, BOX, 0.0)
+    open_restorer(compact(tmp_path / "random.pth"))(frame, BOX, 0.0, 1.0)
     changed = np.abs(frame.astype(int) - astronaut).max(2) > 0
     assert changed[190:210, 220:240].mean() > 0.9
     changed[30 + 88 : 250, 130:330] = False  # the box below its upper 40 %
@@ -67,7 +67,7 @@ def test_what_is_restored_stays_in_place(astronaut):
         return bright
 
     frame = np.full_like(astronaut, 100)
-    restoring._restore(frame, BOX, 0.0, brighten)
+    restoring._restore(brighten, frame, BOX, 0.0, 1.0)
     rows, columns = np.nonzero(frame.max(2) > 150)
     assert abs(rows.mean() - (30 + 0.76 * 220)) < 2 and abs(columns.mean() - 230) < 1
 
@@ -81,7 +81,7 @@ def test_restored_detail_is_averaged_not_sampled(larger):
         side = larger * len(face)
         return np.full((side, side, 3), 120, np.float32) + np.where(np.arange(side) % 2, 40, -40)[:, None, None]
 
-    restoring._restore(frame, (100, 100, 200, 200), 0.0, stripes)
+    restoring._restore(stripes, frame, (100, 100, 200, 200), 0.0, 1.0)
     assert frame[150:190, 120:180].std() < 10
 
 
@@ -90,7 +90,7 @@ def test_an_object_in_front_of_the_mouth_is_not_restored(astronaut):
     hidden = np.zeros((96, 96), np.float32)
     hidden[:, :48] = 1
     frame = astronaut.copy()
-    restoring._restore(frame, BOX, hidden, lambda face: np.full(face.shape, 90, np.float32))
+    restoring._restore(lambda face: np.full(face.shape, 90, np.float32), frame, BOX, hidden, 1.0)
     changed = (frame != astronaut).any(2)
     # the halves meet at 230, within a pixel of 96
     assert not changed[:, :227].any() and changed[190:210, 233:250].mean() > 0.9
@@ -100,8 +100,24 @@ def test_all_pixels_of_a_large_face_count():
     """The restorer used to see one in four: fine stripes became coarse ones, which it then restored."""
     frame = np.repeat(np.indices((1500, 1500)).sum(0)[..., None] % 2 * 255, 3, 2).astype(np.uint8)
     seen = []
-    restoring._restore(frame, (300, 300, 1200, 1200), 0.0, lambda face: seen.append(face) or face.astype(np.float32))
+    restoring._restore(lambda face: seen.append(face) or np.float32(face), frame, (300, 300, 1200, 1200), 0.0, 1.0)
     assert abs(seen[0].astype(int) - 127).max() < 50
+
+
+def test_a_restorer_sees_faces_as_people_do(astronaut):
+    """In anamorphic video, such as that of DVDs, it was shown faces squeezed to three quarters of their width."""
+    squeezed = cv2.resize(astronaut, (384, 512), interpolation=cv2.INTER_AREA)
+    x1, y1, x2, y2 = BOX
+    seen = []
+    for frame, box, aspect in (
+        (astronaut, BOX, 1.0),
+        (squeezed, (round(x1 * 0.75), y1, round(x2 * 0.75), y2), 4 / 3),
+    ):
+        drawn = frame.copy()
+        restoring._restore(lambda face: seen.append(face) or face + np.float32(20), drawn, box, 0.0, aspect)
+        changed = (drawn != frame).any(2)
+        assert changed[box[1] + (box[3] - box[1]) * 3 // 4, (box[0] + box[2]) // 2] and not changed[: box[1]].any()
+    assert np.abs(seen[0].astype(int) - seen[1]).mean() < 4
 
 
 def test_a_face_restorer_is_loaded_and_run(spandrel, astronaut, tmp_path):
@@ -120,7 +136,7 @@ def test_a_face_restorer_is_loaded_and_run(spandrel, astronaut, tmp_path):
     }
     save_file(RestoreFormer(**shape).state_dict(), tmp_path / "face.safetensors")
     frame = astronaut.copy()
-    open_restorer(tmp_path / "face.safetensors")(frame, BOX, 0.0)
+    open_restorer(tmp_path / "face.safetensors")(frame, BOX, 0.0, 1.0)
     assert (frame[190:210, 220:240] != astronaut[190:210, 220:240]).mean() > 0.9
     assert (frame[:118] == astronaut[:118]).all()
 
