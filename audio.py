@@ -27,6 +27,9 @@ SILENCE = -hp.max_abs_value  # digital silence in a mel
 # ABOVE_NOISE dB of the noise. LOUD and NOISE are percentiles of the levels.
 LEVEL, LOUD, NOISE, ABOVE_NOISE, PAUSE = 30.0, 95, 10, 6.0, 0.3  # dB, percentile, percentile, dB, seconds
 MIN_LOUD_FRAMES = 20  # mel frames (0.25 s) that must stand out from the noise; fewer may be a click
+# Quiet speech is raised until its loud parts are QUIETER below those that a network was trained with, by at most
+# MAX_LIFT, judged by the first LISTENED seconds
+QUIETER, MAX_LIFT, LISTENED = 6.0, 20.0, 30.0  # dB, dB, seconds
 CLOSING = 0.16  # seconds that lips take to close or to open
 # Malcolm Slaney, Auditory Toolbox (1998): mels are linear up to 1000 Hz, 15 of them, then 27 to a factor of 6.4
 LINEAR_HERTZ, LINEAR_MELS, LOG_STEP = 1000.0, 15.0, np.log(6.4) / 27
@@ -220,6 +223,26 @@ def quiet_of(levels: np.ndarray) -> np.ndarray:
     return np.full(levels.shape, loud <= hp.min_level_db + LEVEL)  # uniform sound: all speech, or all silence
 
 
+def loudness_of(mel: np.ndarray) -> float | None:
+    """Return the level of the loud parts of speech in a mel, in dB; None if nobody speaks."""
+    levels = levels_of(mel)
+    spoken = levels[~quiet_of(levels)]
+    return float(np.percentile(spoken, LOUD)) if len(spoken) >= MIN_LOUD_FRAMES else None
+
+
+def lift_for(spectrogram: Spectrogram, loudness: float) -> float:
+    """Return by how many dB speech is raised for a network that was trained with speech of this ``loudness_of``."""
+    count = min(len(spectrogram), round(LISTENED * hp.mel_frames_per_second))
+    heard = loudness_of(spectrogram.up_to(count)[:, :count])
+    return 0.0 if heard is None else min(MAX_LIFT, max(0.0, loudness - QUIETER - heard))
+
+
+def raised(mel: np.ndarray, decibels: float) -> np.ndarray:
+    """Return the mel of sound that is louder by ``decibels``; digital silence stays."""
+    louder = mel + np.float32(decibels * 2 * hp.max_abs_value / -hp.min_level_db)
+    return np.where(mel > SILENCE, np.minimum(louder, hp.max_abs_value), SILENCE).astype(np.float32)
+
+
 def silence_of(mel: np.ndarray) -> np.ndarray:
     """Return how silent each frame of a mel (num_mels, frames) is: 0 in speech, 1 in pauses, with ramps between."""
     from scipy import ndimage
@@ -312,14 +335,18 @@ class MelWindows:
     """The mel window of each video frame: ``windows[i]`` is (num_mels, mel_step_size), starting at frame i's time.
 
     Frame i starts at mel frame int(i * 80 / fps), at the end of the sound see ``window_start``. ``delay`` starts each
-    window that many seconds earlier (but not before the sound), so that the lips move later.
+    window that many seconds earlier (but not before the sound), so that the lips move later. The sound in the windows
+    is raised by ``lift`` dB.
     """
 
-    def __init__(self, mel: np.ndarray | Spectrogram, fps: float, count: int, delay: float = 0.0) -> None:
+    def __init__(
+        self, mel: np.ndarray | Spectrogram, fps: float, count: int, delay: float = 0.0, lift: float = 0.0
+    ) -> None:
         self.spectrogram = mel if isinstance(mel, Spectrogram) else Spectrogram.of(mel)
         self.fps = fps
         self.count = count
         self.lag = delay * fps  # video frames
+        self.lift = lift
 
     def __len__(self) -> int:
         return self.count
@@ -330,6 +357,7 @@ class MelWindows:
         start = self._start(index)
         stop = start + hp.mel_step_size
         window = self.spectrogram.up_to(stop)[:, start:stop]
+        window = raised(window, self.lift) if self.lift else window
         missing = hp.mel_step_size - window.shape[1]
         return np.pad(window, ((0, 0), (0, missing)), constant_values=SILENCE) if missing else window
 

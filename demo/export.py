@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+import audio
 import cli
 import mouths
 import runtimes
@@ -40,7 +41,7 @@ def get_parser() -> cli.Parser:
         "--speech",
         nargs="+",
         type=Path,
-        help="Fit from these sounds how far it opens mouths, for --reference matching.",
+        help="Fit from these sounds how far it opens mouths, for --reference matching, and note how loud they are.",
     )
     return parser
 
@@ -54,7 +55,10 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = weights.average([weights.read_checkpoint(path, NETWORKS[args.network]) for path in args.sources])
     settings = {name: value for name in weights.INFERENCE_SETTINGS if (value := getattr(args, name, None)) is not None}
     if args.speech:
-        settings["opening"] = learn_opening(checkpoint, args.speech, args.gain or checkpoint.gain)
+        heard = [read_speech(path, Fraction(25)) for path in args.speech]
+        settings["opening"] = learn_opening(checkpoint, heard, args.gain or checkpoint.gain)
+        levels = [audio.loudness_of(one.spectrogram.up_to(len(one.spectrogram))) for one in heard]
+        settings["loudness"] = float(np.median([level for level in levels if level is not None]))
     weights.export(checkpoint, args.target, **settings)
     print(f"{args.target}: width {checkpoint.width:g}, {args.target.stat().st_size / 1e6:.1f} MB")
 
@@ -65,12 +69,11 @@ def check_target(path: Path) -> None:
         raise UserError(f"{path} is a training checkpoint and would be overwritten; give another target, last")
 
 
-def learn_opening(checkpoint: weights.Checkpoint, speech: list[Path], gain: float) -> list[float]:
+def learn_opening(checkpoint: weights.Checkpoint, heard: list[audio.MelWindows], gain: float) -> list[float]:
     """Fit how far the generator opens shut mouths as a function of the speech: see ``Wav2Lip.opening``."""
     model = weights.build(checkpoint, Wav2Lip)
     faces = runtimes.calibration_faces()
     faces = faces[mouths.open_lips(model, faces).argsort()[:FACES]]
-    heard = [read_speech(path, Fraction(25)) for path in speech]
     mels = np.stack([windows[i] for windows in heard for i in range(0, len(windows), EVERY)])
     return mouths.fit_opening(model, mels, faces, gain)
 

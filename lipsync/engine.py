@@ -57,7 +57,7 @@ from sync import Expert, Result, open_expert, score_boxes
 Speech = str | Path | Mapping[int, str | Path]  # a file, or one for each of several faces, by number from the left
 Speeches = dict[int | None, Path]
 AHEAD = 256  # frames by which the search for the face may be ahead of the generator
-FIRST_BATCH = 4  # faces; few, so that the first frame comes soon
+FIRST_BATCH = 4  # frames; few, so that the first frame comes soon
 BATCH_BYTES = 64 << 20  # of the frames of a batch; each worker has one, and three more wait before and after them
 INCLUDED_NETWORK_NOTE = (
     "network: the included one, free for any use (CC BY 4.0: credit the GRID corpus, by Cooke and others); "
@@ -255,7 +255,9 @@ class LipSync:
             if options.silence != "closed" and samples < longest and spoken < segment.frames:
                 until = spoken
         spectrogram = audio.Spectrogram(sound, longest)  # read as far as windows of it are requested
-        windows = audio.MelWindows(spectrogram, fps, segment.frames, options.lip_delay / 1000)
+        usual = self.generator.loudness
+        lift = 0.0 if usual is None else audio.lift_for(spectrogram, usual)
+        windows = audio.MelWindows(spectrogram, fps, segment.frames, options.lip_delay / 1000, lift)
         fade = fading(segment.frames, options.is_part and segment.source.start > 0, until)
         return SpeakingFace(filmed, sound, windows, options, fade)
 

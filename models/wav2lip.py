@@ -75,6 +75,8 @@ class Wav2Lip(nn.Module):
     # mouth is as open as the sound will open it: (the sound's embedding - silence's) · opening, 0 shut to 1 wide
     reference = "same"
     opening: list[float] | None = None
+    # dB of the loud parts of the speech that it was trained with, see ``audio.lift_for``; None: speech stays as it is
+    loudness: float | None = None
 
     def __init__(self, width: float = 1.0) -> None:
         super().__init__()

@@ -42,7 +42,8 @@ REFERENCES = ("same", "still", "matching")  # see Wav2Lip
 MAX_LEAD = 10  # frames by which a mouth's sound may start before it
 MAX_GAIN = 4.0  # largest factor on a generator's mouth movement
 # inference settings that a checkpoint may have, see Wav2Lip
-INFERENCE_SETTINGS = ("pads", "blend", "reference", "gain", "opening", "mask_top", "mel_lead")
+INFERENCE_SETTINGS = ("pads", "blend", "reference", "gain", "opening", "loudness", "mask_top", "mel_lead")
+GRID_LOUDNESS = -43.0  # dB, see Wav2Lip.loudness; of networks exported by the recipe before they recorded it
 
 # the small networks that come with this repository, by name; "demo" names one of each class
 DEMO, JUDGE = "demo", "demo_judge"
@@ -127,6 +128,13 @@ class Checkpoint:
         if not isinstance(value, list) or len(value) != scaled(512, self.width):
             return None
         return value if all(type(one) is float and math.isfinite(one) for one in value) else None
+
+    @property
+    def loudness(self) -> float | None:
+        value = self.extra.get("loudness")
+        if type(value) is float and -100 < value < 0:
+            return value
+        return None if self.opening is None else GRID_LOUDNESS
 
     @property
     def mask_top(self) -> float:
