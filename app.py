@@ -37,7 +37,7 @@ def get_parser() -> cli.Parser:
         "--max_seconds",
         type=amount,
         default=Settings.max_seconds,
-        help="Longest speech, or video unless only lip-synced, in seconds.",
+        help="Longest speech, and longest video that is compared, learned from or redone in part, in seconds.",
     )
     add("--max_megabytes", type=count, default=500, help="Largest accepted upload, in megabytes.")
     add("--max_minutes", type=amount, default=Settings.max_minutes, help="Longest training on a person, in minutes.")

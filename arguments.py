@@ -234,7 +234,7 @@ def _add_frame_arguments(parser: Flags) -> None:
     add(
         "--fps",
         type=cli.positive(float),
-        help="Frame rate of the result. Without it, that of the video, or 25 for a photo or below 12.",
+        help="Frame rate of the result. Without it, that of the video; 25 for photos and for videos below 12.",
     )
     add(
         "--resize_factor",

@@ -141,7 +141,7 @@ def cached_digest(path: Path) -> str:
 
 
 def sampled_digest(path: Path) -> str:
-    """Return a digest of a file's size and content, cached likewise; of a large file's content only samples.
+    """Return a digest of a file's content, cached likewise; of a large file, that of its stamp and of samples.
 
     Films of gigabytes take minutes to read from a slow disk.
     """
@@ -151,7 +151,7 @@ def sampled_digest(path: Path) -> str:
 @functools.lru_cache(maxsize=1024)
 def _samples_of(path: Path, stamp: tuple[int, int]) -> str:
     size, _ = stamp
-    total = hashlib.sha256(str(size).encode())
+    total = hashlib.sha256(repr(stamp).encode())
     with open(path, "rb") as file:
         for number in range(SAMPLES):
             file.seek(number * (size - SAMPLE_BYTES) // (SAMPLES - 1))

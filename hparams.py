@@ -221,6 +221,6 @@ def _clip_folders(root: Path, line: str) -> list[str]:
         if os.path.isdir(root / choice):  # noqa: PTH112
             return [str(root / choice)]
     whole = root / name
-    beside = ((PIECE.search(path.name), path) for path in whole.parent.glob(f"{glob.escape(whole.name)}@*"))
-    pieces = {int(found[1]): str(path) for found, path in beside if found}
-    return [pieces[number] for number in sorted(pieces)] or [str(whole)]
+    beside = whole.parent.glob(f"{glob.escape(whole.name)}@*")
+    pieces = (str(path) for path in beside if PIECE.sub("", path.name) == whole.name)
+    return sorted(pieces, key=lambda path: int(path.rpartition("@")[2])) or [str(whole)]

@@ -60,7 +60,7 @@ def get_parser() -> cli.Parser:
         "--outfile",
         type=Path,
         default=OUTFILE,
-        help="The video to write; in a batch, the folder to write to (there, results).",
+        help="The video to write; in a batch, the folder (results).",
     )
     arguments.add_lip_sync_arguments(parser)
     return parser

@@ -8,6 +8,7 @@ Under torchrun every process takes its share of the videos, and the last one to 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -16,6 +17,7 @@ from pathlib import Path
 import arguments
 import cli
 import files
+from errors import UserError
 from hparams import FILELISTS
 from hparams import hparams as hp
 from models import weights
@@ -28,6 +30,7 @@ from preprocessing import (
     SyncCheck,
     listed_names,
     preprocess,
+    whole_name,
     write_filelists,
 )
 from terminal import TERMINAL
@@ -132,10 +135,13 @@ def run(args: argparse.Namespace) -> None:
 
 def print_unlisted(summary: Summary, filelists: Path) -> None:
     """Say it if the existing lists, which stay as they are, do not have the clips of this run."""
-    missing = len({clip.clip for clip in summary.kept} - listed_names(filelists))
+    listed: set[str] = set()
+    with contextlib.suppress(UserError):  # training will say what is wrong with them
+        listed = listed_names(filelists)
+    missing = sum(listed.isdisjoint((clip.clip, whole_name(clip.clip))) for clip in summary.kept)
     problems = [f"{missing} of these clips are in none"] if missing else []
     if any(clip.reason == OUT_OF_SYNC for clip in summary.dropped):
-        problems.append("clips dropped now are still in them")
+        problems.append("clips dropped now may still be in them")
     if problems:
         print(f"lists      not rewritten: {', and '.join(problems)}; add --split to update them")
 

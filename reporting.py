@@ -64,7 +64,7 @@ class PrefixedReporter(Reporter):
     def note(self, text: str) -> None:
         self._report.note(f"{self._name}: {text}")
 
-    def note_once(self, text: str) -> None:  # which is not about what has the name
+    def note_once(self, text: str) -> None:  # without the name: it is not about that alone
         self._report.note_once(text)
 
     @contextlib.contextmanager

@@ -106,7 +106,7 @@ class Evaluation:
             made.check()
         if self.failed:
             raise RuntimeError(
-                f"{len(self.failed)} videos could not be scored, and their pairs are left out; they are named above"
+                f"{len(self.failed)} videos or figures could not be scored, and are left out; they are named above"
             )
 
 

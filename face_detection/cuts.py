@@ -11,9 +11,11 @@ CUT_RATIO = 4.0  # a cut stands out from the frames around it by this factor
 CUT_NEIGHBOURS = 8  # frames compared on each side
 MOVING = 2  # if this many of them differ at all from the frame before, something moves
 FLASH_FRAMES = 3  # at most, of a flash of light or a lost frame; the picture is the same before and after
-DISSOLVE_FRAMES = 32  # within which the picture becomes another one; of a longer dissolve, the last ones
+# frames within which the picture becomes another one. Of a longer dissolve the last ones count; it is missed if they
+# change little, as those of 60 frames between pictures 36 grey levels apart
+DISSOLVE_FRAMES = 32
 DISSOLVE_CHANGE = 1.5 * CUT_CHANGE  # grey levels between the pictures before and after it
-MAX_STEP = 0.2  # of that change, from one frame to the next; more is a cut
+MAX_STEP = 0.2  # of that change, from one frame to the next; more is left to be a cut
 MAX_DEVIATION = 0.2  # of that change, from a mixture of both pictures; more is motion
 SAME_PICTURE = 0.9  # correlation of both above which only the light has changed
 SETTLING, SETTLED = 3, 1 / 3  # frames in which a mixture may change by this share of what it did before, at its end

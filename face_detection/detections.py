@@ -11,7 +11,7 @@ import numpy as np
 
 # Of the file, and of what a search finds: raise it when either changes. Format 1 could not mark frames as not searched,
 # 2 did not record when a whole frame was last searched, 3 did not store the distance of the eyes; with 4 people who
-# came early in a shot or overlapped others were missed, and flashes were cuts; with 5 dissolves were none.
+# came early in a shot or overlapped others were missed, and flashes were cuts; format 5 had no cuts at dissolves.
 FORMAT = 6
 
 

@@ -155,14 +155,13 @@ def open_face(path: Path, options: Options, report: Reporter = SILENT) -> video.
         report.note(f"note: {note}")
     if info.turned and options.rotate:
         report.note(
-            f"note: {path} says itself how it is turned, and is shown upright already; --rotate {options.rotate} turns "
-            "it further"
+            f"note: {path} says itself how it is turned, and is upright already; with --rotate it is turned further"
         )
     if options.fps:
-        if options.fps < info.fps:
-            rate = f"{float(info.fps):.3g} frames a second"
-            report.note(f"note: {path} has {rate}, the result fewer, because of --fps {options.fps:g}")
-        return replace(info, fps=video.rate_of(options.fps))
+        wanted = video.rate_of(options.fps)
+        if wanted < info.fps and not info.is_image:
+            report.note(f"note: {path} has {float(info.fps):.4g} frames a second; as --fps says, the result has fewer")
+        return replace(info, fps=wanted)
     if info.fps < video.MIN_FPS:
         report.note(
             f"note: {path} has {float(info.fps):.3g} frames a second, too few for lip movement; using {hp.fps:g}"

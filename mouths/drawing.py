@@ -83,7 +83,8 @@ def redraw_mouths(
     ``frames`` (height, width, 3) uint8 BGR are changed only if ``in_place``, and never if they are read-only; ``model``
     is a ``Wav2Lip``, plain or from ``optimize_for_inference``, which decides the device and precision. A batch is
     ``batch_size`` frames with all their faces, the ``first`` one smaller if it is needed soon; ``workers`` is how many
-    of them are drawn and pasted at a time (more than one read ahead), see ``devices.calls_at_a_time``.
+    of them are drawn and pasted at a time (more than one read ahead), see ``devices.calls_at_a_time``. Where boxes
+    overlap, faces are pasted one over the other, the last on top.
     """
     rows = cut_faces(frames, faces)
     sizes = itertools.chain([first or batch_size], itertools.repeat(batch_size))

@@ -19,6 +19,7 @@ import PIL.Image
 
 import adaptation
 import audio
+import downloads
 import live
 import pictures
 import video
@@ -68,7 +69,7 @@ class Actions:
         # once, as its note is for the operator, and a download that fails may take half a minute
         self._detector = FaceSearch(settings.detector).detector_name(settings.report)
         if settings.identity != Settings.identity:
-            video.existing_file(settings.identity)
+            downloads.find(settings.identity, settings.report)
         self._expert()
         self.lips(None, settings.report).search.open(settings.report)
         audio.melspectrogram(np.zeros(hp.sample_rate, np.float32))

@@ -222,7 +222,14 @@ class Buttons:
             )
             if session.closed.is_set():  # the visitor left meanwhile, so nobody else would remove the face
                 self.live_faces.remove(session.token)
+            if session.live_face not in (None, face):  # another was given meanwhile
+                return "", ""
         return session.token, "**Ready.** Press Talk, and let the page use the microphone."
+
+    def forget_live(self, face: str | None, request: gr.Request) -> tuple[str, str]:
+        """Reset what was said of the video or photo before; return no token, and no message."""
+        self.sessions.of(request.session_hash).live_face = face or ""
+        return "", ""
 
     def leave(self, request: gr.Request) -> None:
         self.sessions.close(request.session_hash)

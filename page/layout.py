@@ -226,8 +226,8 @@ class Page:
             hear = gr.Checkbox(False, label="Hear it (before Talk)", elem_id="hear")
         said, token = gr.Markdown(elem_id="live_said"), gr.Textbox(visible=False)
         _replace_each_other(film, photo)
-        events = [event for one in (film, photo) for event in _input_events(one)]
-        gr.on(events, lambda: ("", ""), None, [token, said], show_progress="hidden", api_visibility="private")
+        for source in (film, photo):
+            gr.on(_input_events(source), self.buttons.forget_live, source, [token, said], **self._no_queue())
         prepare.click(
             self.buttons.prepare_live, [film, photo], [token, said], show_progress_on=said, **self._long_queue()
         )

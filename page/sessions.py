@@ -38,6 +38,7 @@ class Session:
     cancelled_at: dict[str, float] = field(default_factory=dict)  # monotonic time of the last Cancel, by tab
     last_used: float = field(default_factory=time.monotonic)
     face: str | None = None  # the video or photo given last; "" if it was removed, None if it is not known
+    live_face: str | None = None  # likewise, to be prepared for live speech
     token: str | None = None  # of the face that is ready to speak live
     files: tuple[str, ...] = ()  # uploads used last
     files_in_use: list[tuple[str, ...]] = field(default_factory=list)  # uploads used by running actions

@@ -21,7 +21,7 @@ from hparams import hparams as hp
 from .pieces import MAX_SECONDS
 
 NOTE = "clip.json"  # in a finished clip's folder
-DROPPED_VERSION = 3  # increased when more videos become usable, so that dropped ones are tried again
+DROPPED_VERSION = 4  # increased when more videos become usable, so that dropped ones are tried again
 LONGEST_NAME = 246  # bytes of a clip's folder: file systems allow 255, and it is written as .NAME.partial
 
 
@@ -45,7 +45,7 @@ class Kept:
     frames: int  # at 25 fps
     frames_with_face: int
     seconds: float  # of sound
-    detector_seconds: float  # for all of the source
+    detector_seconds: float  # for all of the source; 0: unknown
     modified: int | None = None  # date of the source, in ns; None: not noted by an older version
     sha256: str | None = None  # of the source: another file under its name is cut again
     first: int = 0  # frame of the source, at 25 fps, that it begins with
@@ -79,7 +79,7 @@ class Dropped:
 
 
 class Unusable(ValueError):
-    """A clip turns out to be unusable; ``lasting`` unless that may change while the video does not."""
+    """A clip turns out to be unusable; ``lasting``: it stays so until its video changes."""
 
     def __init__(self, reason: str, detail: str, lasting: bool = True) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -119,6 +119,12 @@ def piece_name(name: str, number: int) -> str:
 def whole_name(name: str) -> str:
     """Return the name that a piece's whole video would have as a clip; other names are unchanged."""
     return PIECE.sub("", name)
+
+
+def piece_number(name: str) -> int:
+    """Return the number of a piece by its name; 0 for other names."""
+    found = PIECE.search(name)
+    return int(found[1]) if found else 0
 
 
 def note_kept(folder: Path, kept: Kept) -> None:

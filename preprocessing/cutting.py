@@ -69,7 +69,7 @@ class SpeakerVideo:
     sound: np.ndarray  # (samples,) at hparams.sample_rate
     boxes: np.ndarray  # (frames, 4) x1, y1, x2, y2 of the person, NaN where there is no face
     shots: list[tuple[int, int]]  # first frame, and frame after the last
-    search_seconds: float  # for finding the boxes
+    search_seconds: float  # for finding the boxes; 0: unknown, as some were found by a run before
     bytes: int  # of the file
     modified: int  # date of the file, in ns
     sha256: str
@@ -168,15 +168,14 @@ def partial_folder(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def boxes_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder for a search's results; deleted at the end, unless the run is stopped: it may have taken hours."""
+    """Yield a folder for a search's results; kept if the work breaks off, since a search may have taken hours."""
     boxes = folder.with_name(f".{folder.name}.boxes")
-    with contextlib.ExitStack() as deleted:
-        deleted.callback(shutil.rmtree, boxes, ignore_errors=True)
-        try:
-            yield boxes
-        except KeyboardInterrupt:
-            deleted.pop_all()
-            raise
+    try:
+        yield boxes
+    except Unusable:
+        shutil.rmtree(boxes, ignore_errors=True)
+        raise
+    shutil.rmtree(boxes, ignore_errors=True)
 
 
 def _replace_folder(new: Path, folder: Path) -> None:
@@ -249,7 +248,7 @@ def write_clip(source: Path, folder: Path, clip: Clip, search: FaceSearch) -> Ke
 
     ``clip`` has the names that clip.json records.
     """
-    speaker = read_speaker(source, search)
+    speaker = read_speaker(source, replace(search, cache=False))
     whole = range(len(speaker.boxes))
     with contextlib.closing(speaker.frames()) as frames:
         shown = write_piece(speaker, whole, frames, folder)
@@ -266,13 +265,13 @@ def read_speaker(source: Path, search: FaceSearch) -> SpeakerVideo:
     with unusable_if_it_fails("no audio"):
         sound = video.read_audio(source, hp.sample_rate)
     check_sound(sound)
-    began = time.monotonic()
+    began, resumed = time.monotonic(), search.cache and Path(search.folder or "").is_dir()
     with unusable_if_it_fails("unreadable"):
         found = search.find(at_25(info))
     # not smoothed, and not filled in where the detector missed a face
     boxes = follow_face(found, gap_of(hp.fps), smooth=False, fill=False)
     whole_shots, boxes = join_interrupted(shots(found), boxes)
-    found_in, status = time.monotonic() - began, source.stat()
+    found_in, status = 0.0 if resumed else time.monotonic() - began, source.stat()
     stamps = status.st_size, status.st_mtime_ns, files.cached_digest(source)
     return SpeakerVideo(info, sound, boxes, whole_shots, found_in, *stamps)
 
@@ -314,10 +313,9 @@ def describe(clip: Clip, speaker: SpeakerVideo, piece: range, shown: Sequence[bo
 def unusable_if_it_fails(reason: str) -> Iterator[None]:
     try:
         yield
-    except video.CutShort as error:
-        raise Unusable("unreadable", str(error)) from error
-    except UserError as error:  # what video raises about a file; permissions, disks and ffmpeg can be mended
-        raise Unusable(reason, str(error), lasting=False) from error
+    except UserError as error:  # what video raises about a file
+        reason = "unreadable" if isinstance(error, video.CutShort) else reason
+        raise Unusable(reason, str(error), lasting=not isinstance(error, video.Mendable)) from error
 
 
 def check_source(info: video.VideoInfo) -> None:

@@ -36,8 +36,9 @@ class Tally:
             self.finished_before += len(good)
         else:
             self.detector = pieces[0].face_detector
-            self.detector_frames += pieces[0].source_frames or pieces[0].frames
-            self.detector_seconds += pieces[0].detector_seconds
+            if pieces[0].detector_seconds:
+                self.detector_frames += pieces[0].source_frames or pieces[0].frames
+                self.detector_seconds += pieces[0].detector_seconds
 
     @classmethod
     def from_json(cls, part: dict) -> Tally:

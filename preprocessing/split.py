@@ -10,7 +10,7 @@ import files
 from errors import UserError
 from hparams import names_in, read_list
 
-from .clips import Kept, whole_name
+from .clips import Kept, piece_number, whole_name
 
 SPLITS = ("train", "val", "test")
 MAX_SHARE_FACTOR = 4.0  # times its share that a list of whole folders may get; above it, there are too few folders
@@ -36,7 +36,7 @@ def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, fo
         groups = _group_by_old_lists(places, before, depth)
         listed = {name: {before[clip] for clip in clips if clip in before} for name, clips in groups.items()}
         known = {name: splits.pop() for name, splits in listed.items() if splits}
-    elif any((folder / f"{split}.txt").is_file() for split in SPLITS):
+    elif not anew and any((folder / f"{split}.txt").is_file() for split in SPLITS):
         note += "; the existing lists had other clips, and are replaced"
     lists = split_groups(groups, shares, seed, known)
     if before:
@@ -129,18 +129,18 @@ def _lists_in(lines: Sequence[tuple[str, str]], clips: Set[str]) -> dict[str, st
 
 
 def _cut_anew(kept: Sequence[Kept], lines: Sequence[tuple[str, str]]) -> set[str]:
-    """Return the videos in several lists that have other pieces now: a number is other footage than it was then."""
-    splits, names = dict[str, set[str]](), dict[str, set[str]]()
+    """Return the videos in several lists that have other pieces now: a number is other footage than it was then.
+
+    A piece may be missing from the lists, or now, because it was out of sync; only numbers beyond the last tell.
+    """
+    splits, last = dict[str, set[str]](), dict[str, int]()
     for split, line in lines:
         for name in names_in(line):
             splits.setdefault(whole_name(name), set()).add(split)
-            names.setdefault(whole_name(name), set()).add(name)
-    anew = set()
-    for clip in kept:
-        before = names.get(whole := whole_name(clip.clip), set())
-        if len(splits.get(whole, ())) > 1 and (clip.clip not in before or len(before) > clip.pieces):
-            anew.add(whole)
-    return anew
+            last[whole_name(name)] = max(last.get(whole_name(name), 0), piece_number(name))
+    several = [clip for clip in kept if len(splits.get(whole_name(clip.clip), ())) > 1]
+    beyond = (clip for clip in several if not piece_number(clip.clip) <= last[whole_name(clip.clip)] <= clip.pieces)
+    return {whole_name(clip.clip) for clip in beyond}
 
 
 def _group_by_old_lists(

@@ -113,7 +113,7 @@ def test_mouth_may_close_after_its_speech(program, tmp_path, lips, film, speeche
 def test_face_speaks_as_it_would_alone(lips, film, speeches, spoken):
     """The other's mouth is drawn in the same frames, and changes nothing about this one."""
     alone = np.stack(list(lips.stream(lips.prepare(film, speeches[1], face_index=1))))
-    assert np.array_equal(spoken[:, :, HALF:], alone[:, :, HALF:])
+    assert_alike(spoken[:, :, HALF:], alone[:, :, HALF:])  # drawn in other batches
     assert not np.array_equal(spoken[:15, :, :HALF], alone[:15, :, :HALF])
 
 

@@ -876,7 +876,7 @@ def test_run_all_compares_the_same_pairs(judged, capsys):
     out, err = capsys.readouterr()
     rows = json.loads((folder / "out/scores.json").read_text())
     assert [rows[name]["faces"] for name in COMPARED] == [1, 1] and len(rows["not scored"]) == 2
-    assert out.count("not scored: ") == 2 and "2 videos could not be scored" in err
+    assert out.count("not scored: ") == 2 and "2 videos or figures could not be scored" in err
 
 
 def test_all_takes_weigh_videos_by_the_list_of_pairs(judged):

@@ -96,7 +96,7 @@ def test_unknown_settings_get_a_suggestion():
 
 def test_a_video_in_a_list_stands_for_its_pieces(tmp_path):
     """Lists from before videos were cut into pieces named folders that do not exist any more."""
-    for name in ("s1/a@1", "s1/a@2", "s1/a@10", "s1/a@b", "s1/ab@1", "s2/whole", "s2/whole@1"):
+    for name in ("s1/a@1", "s1/a@2", "s1/a@10", "s1/a@b", "s1/a@b@3", "s1/ab@1", "s2/whole", "s2/whole@1"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "train.txt").write_text("s1/a note\ns2/whole\ns3/none\n")
     pieces = [f"{tmp_path}/s1/a@{n}" for n in (1, 2, 10)]

@@ -180,7 +180,7 @@ def test_speech_longer_than_the_video(sync, tmp_path, speech, astronaut, loop, o
 def test_what_flags_of_the_reference_do_now_is_reported(tmp_path, small_clip, told):
     """--fps did nothing to videos, and --rotate was advised for telephones' videos, which are turned already."""
     open_face(small_clip, Options(fps=12.5), told)
-    assert "has 25 frames a second, the result fewer, because of --fps 12.5" in told.notes[-1]
+    assert "has 25 frames a second; as --fps says, the result has fewer" in told.notes[-1]
     run_ffmpeg("-display_rotation", 90, "-i", small_clip, "-c", "copy", tmp_path / "phone.mp4")
     for rotate, said in ((0, 0), (90, 1)):
         told.notes.clear()

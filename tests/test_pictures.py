@@ -109,9 +109,13 @@ def test_photos_of_phones_keep_their_colours(tmp_path, monkeypatch, name):
         opened.info = {"icc_profile": profile}
         monkeypatch.setitem(sys.modules, "pillow_heif", types.SimpleNamespace(read_heif=lambda _: opened))
     else:
-        picture.save(
-            tmp_path / name, icc_profile=profile, **({"lossless": True} if name == "a.webp" else {"quality": 100})
-        )
+        how = {"lossless": True} if name == "a.webp" else {"quality": 100}
+        try:
+            picture.save(tmp_path / name, icc_profile=profile, **how)
+        except (KeyError, OSError, ValueError):
+            pytest.skip(f"this Pillow writes no {name}")
+        if not cv2.haveImageReader(str(tmp_path / name)):
+            pytest.skip(f"this OpenCV reads no {name}")
     assert pictures.read(tmp_path / name)[16, 16, ::-1] == pytest.approx(wanted, abs=3)
 
 

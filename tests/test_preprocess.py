@@ -324,7 +324,7 @@ def test_full_disk_ends_the_run(roots, clip, monkeypatch, capsys):
     put(clip, roots, "s/1.mp4", "s/2.mp4")
     assert run(roots) == 1
     assert "No space left" in capsys.readouterr().err
-    assert names(roots.data / "s") == set()
+    assert names(roots.data / "s") == {".1.boxes"}  # what was found is kept for the next run
 
 
 def test_missing_folder_is_reported_as_missing(roots):
@@ -906,8 +906,12 @@ def test_pieces_stay_in_the_list_of_their_video(tmp_path):
 def test_what_can_be_mended_is_tried_again(roots, clip, monkeypatch):
     """ "change its permissions", "install another ffmpeg": whoever did so was told the same again, for ever."""
     put(clip, roots, "s/1.mp4", "s/2.mp4")
+
+    def fail(*_):
+        raise video.Mendable("install ffmpeg 7")
+
     with monkeypatch.context() as broken:
-        broken.setattr(cutting.video, "read_audio", lambda *_: (_ for _ in ()).throw(UserError("install ffmpeg 7")))
+        broken.setattr(cutting.video, "read_audio", fail)
         assert run(roots) != 0
     assert {clip["reason"] for clip in report(roots)["dropped"]} == {"no audio"}
     assert run(roots) == 0 and kept(roots) == ["s/1", "s/2"]
@@ -959,6 +963,11 @@ def test_a_video_cut_anew_is_split_anew(tmp_path):
     write_filelists(pieces(3), (0.4, 0.3, 0.3), 0, tmp_path)
     assert "3 stay in the lists" in write_filelists(pieces(3), (0.4, 0.3, 0.3), 1, tmp_path)
     assert "2 stay in the lists" in write_filelists(pieces(3)[:2], (0.4, 0.3, 0.3), 1, tmp_path)  # one was out of sync
+    some = [*pieces(6)[:3], *pieces(6)[4:]]  # one is out of sync at first
+    write_filelists(some, (0.4, 0.3, 0.3), 0, tmp_path / "some")
+    before = read_lists(tmp_path / "some")
+    assert "5 stay in the lists" in write_filelists(pieces(6), (0.4, 0.3, 0.3), 3, tmp_path / "some")
+    assert all({*clips} <= {*read_lists(tmp_path / "some")[split]} for split, clips in before.items())
     for count in (9, 2):
         said = write_filelists(pieces(count), (0.4, 0.3, 0.3), 0, tmp_path)
         assert "1 videos that were in several lists have other pieces now, the first: spk/long." in said

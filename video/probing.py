@@ -28,7 +28,7 @@ from video.process import (
     report_of,
     streams_of,
 )
-from video.sources import check_index, existing_file
+from video.sources import Mendable, check_index, existing_file
 
 HD_SIDE = 1280  # pixels, from which players take video without colour tags for BT.709, not BT.601
 LONGEST_SIDE = 16384  # pixels, the limit of H.264
@@ -216,7 +216,7 @@ def _describe(path: Path, _ffmpeg: str, _stamp: tuple[int, int]) -> _Description
     if listed and all(track.kind == "Audio" for track in listed):
         raise UserError(f"{path} has sound but no picture; give a video or a photo of a face")
     if pictures.is_webp(path):
-        raise UserError(f"{path} is animated WebP, which this ffmpeg cannot read; save it as MP4 or GIF")
+        raise Mendable(f"{path} is animated WebP, which this ffmpeg cannot read; save it as MP4 or GIF")
     if "Input #0, " in head:  # it was opened; ffmpeg's last message would be about the output
         raise UserError(f"{path} has neither picture nor sound that ffmpeg can find; it may be cut short")
     check_index(path, report)

@@ -30,7 +30,7 @@ from video.process import (
     streams_of,
     without_names,
 )
-from video.sources import check_index, check_whole, existing_file
+from video.sources import Mendable, check_index, check_whole, existing_file
 
 AUDIO_SECONDS = 30  # of decoded sound per block
 LINES_BYTES = 1 << 16  # of text about packets, read at a time
@@ -188,7 +188,7 @@ class Sound:
         if any(words in report for words in NO_STREAM):
             raise UserError(f"{self.path} has no sound track; give a file with speech in it")
         if "Rematrix is needed" in report:
-            raise UserError(
+            raise Mendable(
                 f"{self.path} has more channels than this ffmpeg can mix; save it in stereo, or install ffmpeg 7"
             )
         _check_decoder(self.path, report)
@@ -296,7 +296,7 @@ def _report_of_beginning(path: Path, _stamp: tuple[int, int]) -> str:
 def _check_decoder(path: Path, report: str) -> None:
     """Raise UserError if ffmpeg's report says that it has no decoder for the sound."""
     if found := re.search(r"no decoder found for: (\S+)|Decoder \(codec (\S+)\) not found", report):
-        raise UserError(
+        raise Mendable(
             f"the sound of {path} is encoded as {found[1] or found[2]}, which this ffmpeg cannot decode; convert it"
         )
 

@@ -28,6 +28,10 @@ STREAMED = 0x7FFF0000  # bytes: larger sizes in a WAV or AVI header mean that it
 SLACK = 1024  # bytes by which sizes in such headers may be wrong
 
 
+class Mendable(UserError):
+    """Raised for a file that other permissions, or another ffmpeg, would make readable."""
+
+
 class CutShort(UserError):
     """Raised when a file is shorter than its index or header says."""
 
@@ -44,7 +48,7 @@ def existing_file(path: str | Path) -> Path:
     if not path.is_file() or DESCRIPTOR_PATH.match(str(path)):
         raise UserError(f"{path} is a pipe or a device, but has to be read twice; save it to a file")
     if not os.access(path, os.R_OK):
-        raise UserError(f"{path} is not readable by this user; change its permissions")
+        raise Mendable(f"{path} is not readable by this user; change its permissions")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty (0 bytes)")
     if _is_list(path):

@@ -33,10 +33,10 @@ from video.process import (
 from video.sound import AUDIO_CLOCK, SAMPLE_FORMAT, Sound, changes_format, sound_stream
 from video.splicing import AAC_LAYOUTS, Splice
 
+MAX_ASPECT = 65535  # largest number in a pixel's aspect, that of H.264; ffmpeg would round to numbers of two digits
 CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # in which every player accepts H.264 with AAC
 PICTURES, SOUND = {"c:v": "libx264"}, {"c:a": "aac", "audio_bitrate": "192k"}  # how each is encoded
 # ffmpeg's default conversion from BGR is up to three grey levels off, and again with every generation
-MAX_ASPECT = 65535  # largest number in a pixel's aspect, that of H.264; ffmpeg would round to numbers of two digits
 EXACT_COLOUR = "accurate_rnd+bicubic"
 # x264's fastest presets omit the lookahead that saves bits in static areas, although it costs next to nothing and
 # halves the file. With it, "superfast" makes files almost as small as "veryfast" does, in half the time.
