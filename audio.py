@@ -27,9 +27,7 @@ SILENCE = -hp.max_abs_value  # digital silence in a mel
 # ABOVE_NOISE dB of the noise. LOUD and NOISE are percentiles of the levels.
 LEVEL, LOUD, NOISE, ABOVE_NOISE, PAUSE = 30.0, 95, 10, 6.0, 0.3  # dB, percentile, percentile, dB, seconds
 MIN_LOUD_FRAMES = 20  # mel frames (0.25 s) that must stand out from the noise; fewer may be a click
-# Quiet speech is raised until its loud parts are QUIETER below those that a network was trained with, by at most
-# MAX_LIFT, judged by the first LISTENED seconds
-QUIETER, MAX_LIFT, LISTENED = 6.0, 20.0, 30.0  # dB, dB, seconds
+MAX_LIFT, LISTENED = 20.0, 30.0  # dB by which quiet speech is raised at most; first seconds that tell how quiet it is
 CLOSING = 0.16  # seconds that lips take to close or to open
 # Malcolm Slaney, Auditory Toolbox (1998): mels are linear up to 1000 Hz, 15 of them, then 27 to a factor of 6.4
 LINEAR_HERTZ, LINEAR_MELS, LOG_STEP = 1000.0, 15.0, np.log(6.4) / 27
@@ -231,10 +229,13 @@ def loudness_of(mel: np.ndarray) -> float | None:
 
 
 def lift_for(spectrogram: Spectrogram, loudness: float) -> float:
-    """Return by how many dB speech is raised for a network that was trained with speech of this ``loudness_of``."""
+    """Return by how many dB speech is raised for a network that was trained with speech of this ``loudness_of``.
+
+    0 if it is as loud, or nobody speaks at its beginning.
+    """
     count = min(len(spectrogram), round(LISTENED * hp.mel_frames_per_second))
     heard = loudness_of(spectrogram.up_to(count)[:, :count])
-    return 0.0 if heard is None else min(MAX_LIFT, max(0.0, loudness - QUIETER - heard))
+    return 0.0 if heard is None else min(MAX_LIFT, max(0.0, loudness - heard))
 
 
 def raised(mel: np.ndarray, decibels: float) -> np.ndarray:
