@@ -68,7 +68,7 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
     source, (one,) = take.source, take.faces
     frames, boxes = list(take.frames()), list(one.boxes())
     known = frames, [SpeakingTrack(boxes, one.windows, one.mouth_settings)]
-    places, cuts = zip(*((frame, cut) for frame, (cut,) in cut_faces(*known) if cut))
+    places, cuts = zip(*((frame, cut) for frame, cuts in cut_faces(*known) for _, cut in cuts))
     batches = split(cuts)
     hidden = [[cut.hidden() for cut in batch] for batch in batches]
     mask = lips.generator.mask_top

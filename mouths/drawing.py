@@ -61,6 +61,10 @@ class CutFace(NamedTuple):
         return self.appearance.references if self.appearance and self.reference_share > 0 else None
 
 
+Cut = tuple[MouthSettings, CutFace]
+Drawn = tuple[MouthSettings, DrawnFace]
+
+
 class SpeakingTrack(NamedTuple):
     """A face throughout a video: one value for each frame."""
 
@@ -90,41 +94,37 @@ def redraw_mouths(
     sizes = itertools.chain([first or batch_size], itertools.repeat(batch_size))
     batches = itertools.takewhile(len, (list(itertools.islice(rows, size)) for size in sizes))
 
-    def draw(batch: list[tuple[np.ndarray, list[CutFace | None]]]) -> list[tuple[np.ndarray, list[DrawnFace | None]]]:
-        made = iter(draw_faces(model, [cut for _, cuts in batch for cut in cuts if cut]))
-        drawn = [[next(made) if cut else None for cut in cuts] for _, cuts in batch]
-        return [(put(frame, these), these) for (frame, _), these in zip(batch, drawn)]
+    def draw(batch: list[tuple[np.ndarray, list[Cut]]]) -> list[tuple[np.ndarray, list[Drawn]]]:
+        made = iter(draw_faces(model, [cut for _, cuts in batch for _, cut in cuts]))
+        return [put(frame, [(how, next(made)) for how, _ in cuts]) for frame, cuts in batch]
 
-    def put(frame: np.ndarray, drawn: list[DrawnFace | None]) -> np.ndarray:
-        for face, one in zip(faces, drawn):
-            frame = paste(frame, one, face.settings.blend, in_place) if one else frame
-        return frame
+    def put(frame: np.ndarray, drawn: list[Drawn]) -> tuple[np.ndarray, list[Drawn]]:
+        for how, face in drawn:
+            frame = paste(frame, face, how.blend, in_place)
+        return frame, drawn
 
     waited_for = map(draw, itertools.islice(batches, 1 if first else 0))  # before other batches are read or processed
     others = in_parallel(draw, batches, workers, limit_threads)
     for frame, drawn in itertools.chain.from_iterable(itertools.chain(waited_for, others)):
-        for face, one in zip(faces, drawn):
-            if one and face.settings.restore:  # one at a time, as restorers need much memory
-                face.settings.restore(frame, one.box, one.hidden, face.settings.pixel_aspect)
+        for how, face in drawn:
+            if how.restore:  # one at a time, as restorers need much memory
+                how.restore(frame, face.box, face.hidden, how.pixel_aspect)
         yield frame
 
 
-def cut_faces(
-    frames: Iterable[np.ndarray], faces: Sequence[SpeakingTrack]
-) -> Iterator[tuple[np.ndarray, list[CutFace | None]]]:
-    """Yield each frame and what the network needs of each face; None if that is not in it."""
+def cut_faces(frames: Iterable[np.ndarray], faces: Sequence[SpeakingTrack]) -> Iterator[tuple[np.ndarray, list[Cut]]]:
+    """Yield each frame and what the network needs of each face that is in it."""
     appearances = [face.settings.appearances and face.settings.appearances.restarted() for face in faces]
     tracks = [zip(face.boxes, face.mels, face.settings.of_frames()) for face in faces]
     for index, (frame, *known) in enumerate(zip(frames, *tracks)):
-        cuts: list[CutFace | None] = []
+        cuts: list[Cut] = []
         for face, seen, (box, mel, (gain, reference_share)) in zip(faces, appearances, known):
-            if box is None:
-                cuts.append(None)
-                continue
-            filmed, strength = crop(frame, box), face.settings.strength
-            appearance = seen.of(filmed, index) if seen else None
-            opacity = strength(index) if strength else 1.0
-            cuts.append(CutFace(filmed, box, mel, gain, reference_share, opacity, appearance))
+            if box:
+                filmed, strength = crop(frame, box), face.settings.strength
+                appearance = seen.of(filmed, index) if seen else None
+                opacity = strength(index) if strength else 1.0
+                cut = CutFace(filmed, box, mel, gain, reference_share, opacity, appearance)
+                cuts.append((face.settings, cut))
         yield frame, cuts
 
 
