@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import io
 import math
@@ -81,7 +82,7 @@ class Parser(argparse.ArgumentParser):
                 if action.nargs == 0:  # a switch, which this row may turn off
                     setattr(changed, action.dest, boolean(cell))
                 elif action.type is Path or (action.type is file_or_name and (folder / cell).exists()):
-                    flags.append(f"--{name}={folder / cell}")
+                    flags.append(f"--{name}={folder / home_expanded(cell)}")
                 elif action.nargs == "+":
                     numbers = cell.replace(",", " ").split()
                     flags += [f"--{name}", *(str(whole(number)) for number in numbers)]  # no smuggled flags
@@ -194,6 +195,13 @@ def path(text: str) -> Path:
     """Parse a path; an empty one, as from an unset variable, is an error, since it would mean the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("this name is empty; give a file or a folder")
+    return home_expanded(text)
+
+
+def home_expanded(text: str) -> Path:
+    """Return a path in which a leading ``~`` is the home folder, as in ``--flag=~/file``, which shells leave alone."""
+    with contextlib.suppress(RuntimeError):  # nobody has that name
+        return Path(text).expanduser()
     return Path(text)
 
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 import files
-from errors import MissingFile, UserError, needs, root_message
+from errors import MissingFile, UserError, failure_of_disk, needs, root_message
 
 CURVES = {256: "es256", 384: "es384", 521: "es512"}  # C2PA's signature algorithms for elliptic curves, by key size
 SIGNABLE = (".mp4", ".m4v", ".mov")  # output containers that can hold C2PA data
@@ -58,7 +58,8 @@ class Credentials:
             with files.atomic_write(path) as signed, self._history(title, software, source) as history:
                 history.sign_file(path, signed, self._signer)
         except self._c2pa.C2paError as error:
-            raise RuntimeError(f"{title} could not be signed: {root_message(error)}") from error
+            problem = f"{title} could not be signed: {root_message(error)}"
+            raise failure_of_disk(problem, problem) or RuntimeError(problem) from error
 
     def _test_signature(self) -> None:
         """Sign a black picture, since faulty certificates raise errors only then."""

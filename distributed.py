@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
 import numbers
@@ -127,6 +128,7 @@ def join_processes(device: torch.device, dtype: torch.dtype) -> Distributed:
     if not dist.is_initialized():
         nccl = device.type == "cuda" and dist.is_nccl_available()  # not on Windows
         dist.init_process_group("nccl" if nccl else "gloo", timeout=TIMEOUT)
+        atexit.register(leave_processes)  # for programs that do not call it
     # torch 2.13 deprecates these functions but has no public replacement yet
     warnings.filterwarnings("ignore", r"torch\.distributed\.nn\.functional\..* is deprecated")
     return Distributed(device, dtype, dist.get_rank(), world_size)

@@ -24,7 +24,12 @@ except ImportError as error:  # checked here because nearly everything imports t
 PYTHON = f'"{sys.executable}"' if " " in sys.executable else sys.executable
 PIP = f"{PYTHON} -m pip"  # of this environment; a plain "pip" may belong to another one
 SHARING = (32, 33)  # Windows error codes for a file that another program has open
-DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+DISK_ERRORS = {  # as ffmpeg and others say them
+    "No space left on device": errno.ENOSPC,
+    "Disk quota exceeded": errno.EDQUOT,
+    "Read-only file system": errno.EROFS,
+}
+DISK_ERRNOS = tuple(DISK_ERRORS.values())
 
 
 class UserError(ValueError):
@@ -111,6 +116,16 @@ def suggest(name: str, known: Sequence[str], otherwise: str, most: int = 1) -> s
     """Return a question that suggests the ``known`` names nearest to ``name``, or ``otherwise`` if none is near."""
     near = difflib.get_close_matches(name, known, most)
     return f"is it {' or '.join(near)}?" if near else otherwise
+
+
+def failure_of_disk(said: str, problem: str) -> OSError | None:
+    """Return an error with the text ``problem`` that ``is_disk_error``, if what was said is about a disk; else None."""
+    number = next((number for sign, number in DISK_ERRORS.items() if sign in said), None)
+    if number is None:
+        return None
+    error = OSError(problem)
+    error.errno = number
+    return error
 
 
 def is_disk_error(error: Exception) -> bool:

@@ -3,8 +3,7 @@
     train_expert("lrs2_preprocessed", "checkpoints/expert", TrainingOptions(settings="width=0.5", max_steps=100_000))
     train_generator("lrs2_preprocessed", "checkpoints/generator", "checkpoints/expert/checkpoint_step000100000.pth")
 
-Under torchrun every process makes the same call, and the global batch size stays the same. Such a program must end with
-``distributed.leave_processes()``.
+Under torchrun every process makes the same call, and the global batch size stays the same.
 """
 
 from __future__ import annotations

@@ -32,7 +32,14 @@ def get_parser() -> cli.Parser:
         help="The expert: a file, lipsync_expert or demo.",
     )
     add("--face", required=True, type=Path, help="The video, with one or more faces.")
-    add("--audio", nargs="*", type=Path, default=[], help="Files with voices. Without it, the sound of the video.")
+    add(
+        "--audio",
+        nargs="*",
+        action="extend",
+        type=Path,
+        default=[],
+        help="Files with voices. Without it, the sound of the video.",
+    )
     add("--json", type=Path, help="Write all figures to this JSON file.")
     add("--csv", type=Path, help="Write time, similarity and box of every window to this CSV file.")
     add("--plot", type=Path, help="Plot similarity over time and over offsets to this file (.png, .pdf or .svg).")
@@ -47,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
+    args.audio = files.expanded(args.audio)
     check_arguments(args)
     device = pick_device(args.device)
     open_video(args.face)  # fail early, before the expert is loaded or downloaded

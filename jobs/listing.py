@@ -118,7 +118,8 @@ def _by_stem(faces: Sequence[Path], sounds: Sequence[Path], report: Reporter) ->
     for path in sounds:
         if (other := by_stem.setdefault(_stem(path), path)) is not path and _stem(path) in wanted:
             raise UserError(f"{other} and {path} share a name, so it is unclear which is the face's; rename one")
-    rows = [(face, by_stem[_stem(face)]) for face in faces if _stem(face) in by_stem]
+    pairs = [(face, by_stem[_stem(face)]) for face in faces if _stem(face) in by_stem]
+    rows = [(face, sound) for face, sound in pairs if face != sound]  # one folder for both, without this one's speech
     if not rows:
         example = f"{faces[0].stem}.wav for {faces[0].name}"
         raise UserError(f"no --audio file is named like a --face file, such as {example}")

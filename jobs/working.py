@@ -72,7 +72,7 @@ def work_through(jobs: Sequence[SettledJob], lips: LipSync, again: bool = False)
     outcome = Outcome(made_before=len(mine) - len(todo))
     try:
         if todo:
-            lips.load(searching=not all(job.options.get("box") for job in todo))
+            lips.load(searching=not all(job.options.get("box") is not None for job in todo))
         for job in todo if again else ():  # or the same command without --again would take the old ones for made
             job.record_path.unlink(missing_ok=True)
         for job in lips.report.track(todo, "Videos", len(todo), "video"):
@@ -126,9 +126,8 @@ def record(job: SettledJob, lips: LipSync) -> dict[str, object]:
         "files": {name: files.stamp(path) if path.exists() else None for name, path in job.inputs().items()},
         "names": {name: path.name for name, path in job.inputs().items()},
         "options": options,
-        "checkpoint": files.cached_digest(lips.generator.path),
-        "restorer": lips.restorer and files.cached_digest(lips.restorer),
-        "face_detector": None if job.options.get("box") else _detector_of(lips),
+        **lips.loaded_digests,
+        "face_detector": None if options["box"] is not None else _detector_of(lips),
         "precision": [lips.runtime.name, lips.runtime.precision, lips.dtype],
     }
     if job.options.get("face_like"):

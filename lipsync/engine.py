@@ -108,7 +108,7 @@ class LipSync:
         _ = self.model, self.expert, self.restore, self.credentials
 
     def copy_with(self, search: FaceSearch, report: Reporter, restored: bool = True) -> LipSync:
-        """Return a copy that shares the networks, but has its own face search (with its cache) and reporter.
+        """Return a copy that shares the loaded networks, but has its own face search (with its cache) and reporter.
 
         It has the restorer only if ``restored``.
         """
@@ -125,7 +125,8 @@ class LipSync:
         is their sum, as long as the longest. A face whose speech is over is left as it was filmed, or with
         ``silence="closed"`` has its mouth shut.
 
-        Raises UserError, with a sentence for the user, for unusable input; RuntimeError for other failures.
+        Raises UserError, with a sentence for the user, for unusable input; OSError if the disk is full or read-only;
+        RuntimeError for other failures.
         """
         face, outfile, speeches = files.as_path(face), files.as_path(outfile), _speeches(audio)
         chosen = Options.of(options)
@@ -152,11 +153,15 @@ class LipSync:
             for path in (face, *speeches.values()):
                 video.existing_file(path)  # cheap checks first
             with self.report.stage("Checking the film's sound"):
-                video.check_joinable(face)
+                notes = video.check_joinable(face)
+            for note in notes:
+                self.report.note(f"note: {note}")
         take = self._open_take(face, speeches, seconds, chosen)
         heard, several = take.sound, len(take.faces) > 1
         if several and not take.options.mix:
             heard = Mix([one.speech for one in take.faces], take.seconds)
+        elif video.changes_format(heard.path, files.stamp(heard.path)):  # ffmpeg would write gaps, or hang in a part
+            heard = Mix([heard], take.seconds)
         own = [self._for_face(one.options.face_index) if several else self for one in take.faces]
         resolved = tuple(
             replace(one, mouth_settings=self.mouth_settings(one), match=its.match(one))
@@ -435,6 +440,12 @@ class LipSync:
         if self._checkpoint is None:
             self.report.note(INCLUDED_NETWORK_NOTE)
         return weights.read_checkpoint(self._checkpoint or weights.DEMO, Wav2Lip, self.report)
+
+    @cached_property
+    def loaded_digests(self) -> dict[str, str | None]:
+        """The digests of the files of the generator and the restorer, as they were when first asked for."""
+        restorer = files.cached_digest(self.restorer) if self.restorer else None
+        return {"checkpoint": files.cached_digest(self.generator.path), "restorer": restorer}
 
     @cached_property
     def model(self) -> LipGenerator:

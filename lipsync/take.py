@@ -265,6 +265,7 @@ def open_sound(path: Path, report: Reporter) -> tuple[video.Sound, int]:
 def open_mix(path: Path, spoken: int, report: Reporter) -> video.Sound:
     """Open the sound that replaces a speech of ``spoken`` samples in the result, and report if it ends earlier."""
     sound, samples = open_sound(path, report)
+    sound.voice = ""  # all of it is meant to be heard
     if spoken - samples > MIX_SHORTER * hp.sample_rate:
         lasts, wanted = (count / hp.sample_rate for count in (samples, spoken))
         report.note(f"note: --mix {path} lasts {lasts:.1f} s, the speech {wanted:.1f} s: the rest of it is silent")

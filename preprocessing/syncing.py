@@ -68,8 +68,13 @@ def can_be_corrected(clip: Kept) -> bool:
     return is_out_of_sync(clip) and clip.verdict != sync.UNRELATED and not clip.shifted
 
 
-@lru_cache(maxsize=1)
 def open_expert(path_or_name: str | Path, device: torch.device) -> sync.Expert:
+    """Return an expert, which stays loaded until its file is replaced."""
+    return _opened(path_or_name, device, files.stamp(weights.find(path_or_name, SyncNet_color)))
+
+
+@lru_cache(maxsize=1)
+def _opened(path_or_name: str | Path, device: torch.device, stamp: tuple[int, int]) -> sync.Expert:
     return sync.open_expert(path_or_name, device)
 
 

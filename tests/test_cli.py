@@ -17,6 +17,7 @@ import torch
 
 import cli
 import devices
+import inference
 from conftest import ROOT
 from errors import MissingFile, UserError
 from terminal import Terminal
@@ -333,3 +334,12 @@ def test_scripts_print_the_version(capsys):
         cli.Parser("test").parse_args(["--version"])
     expected = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
     assert not ended.value.code and capsys.readouterr().out == f"wav2lip {expected}\n"
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
+    """Shells leave it alone in ``--flag=~/x`` and in tables; a folder called ~ was made, which nobody should delete."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    args = inference.get_parser().parse_args(["--face", "a.mp4", "--audio", "b.wav", "--outfile=~/x.mp4"])
+    assert args.outfile == tmp_path / "x.mp4"
+    assert cli.path("~nobody-has-this-name/x") == Path("~nobody-has-this-name/x") and cli.path("a~/x") == Path("a~/x")

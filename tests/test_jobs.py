@@ -125,6 +125,24 @@ def test_patterns_are_expanded_on_windows(room, monkeypatch):
     assert files.expanded(given) == [Path("a.mp4"), Path("b.mp4"), *given[1:]]
 
 
+def test_a_flag_may_be_repeated(program):
+    """Only the last one counted, silently."""
+    done = program("--face", "a.mp4", "--face", "b.mp4", "--audio", "voice.wav", "--outfile", "made")
+    assert trios(done) == [("a.mp4", "voice.wav", "made/a_voice.mp4"), ("b.mp4", "voice.wav", "made/b_voice.mp4")]
+    args = inference.get_parser().parse_args(["--face", "a.mp4", "--pair", "0=a.wav", "--pair", "1=b.wav", "2=c.wav"])
+    assert args.pair == [(0, Path("a.wav")), (1, Path("b.wav")), (2, Path("c.wav"))]
+
+
+def test_a_face_without_its_speech_does_not_speak_its_own_sound(program, room):
+    """With one folder for both, a film whose speech was forgotten was its own."""
+    for name in ("anna.mp4", "anna.wav", "ben.mp4"):
+        (room / "both").mkdir(exist_ok=True)
+        shutil.copy("a.mp4" if name.endswith("mp4") else "voice.wav", room / "both" / name)
+    done = program("--face", "both", "--audio", "both", "--outfile", "made")
+    assert trios(done) == [("anna.mp4", "anna.wav", "made/anna_anna.mp4")]
+    assert "both/ben.mp4 is left out" in done.out + done.err
+
+
 def test_one_speech_for_all_faces(program):
     done = program("--face", "a.mp4", "b.mp4", "--audio", "voice.wav", "--outfile", "made", "--mouth_gain", 1.5)
     assert trios(done) == [("a.mp4", "voice.wav", "made/a_voice.mp4"), ("b.mp4", "voice.wav", "made/b_voice.mp4")]
@@ -422,21 +440,28 @@ def test_all_that_decides_a_result_is_recorded(room, small_checkpoint):
         (job,) = jobs.settle(jobs.pair("a.mp4", "voice.wav", options), "out")
         return json.dumps(jobs.working.record(job, lips))
 
-    def all_records():
+    def opened():
+        plain, restoring, signing, exact = (
+            LipSync(small_checkpoint, search=FaceSearch("centerface"), precision=name)
+            for name in ("auto", "auto", "auto", "fp32")
+        )
+        signing.credentials = SimpleNamespace(certificates=room / "chain.pem")
         restoring.restorer = room / "restorer.pth"
-        alike = [recorded(plain, face_like="face.png", identity=identity) for identity in ("sface", "sface.onnx")]
-        return [recorded(one) for one in (plain, restoring, signing, exact)] + [recorded(plain, crf=20), *alike]
+        return plain, restoring, signing, exact
 
-    search = FaceSearch("centerface")
-    plain, restoring, signing, exact = (
-        LipSync(small_checkpoint, search=search, precision=name) for name in ("auto", "auto", "auto", "fp32")
-    )
-    signing.credentials = SimpleNamespace(certificates=room / "chain.pem")
-    before = all_records()
+    def all_records(plain, *others):
+        alike = [recorded(plain, face_like="face.png", identity=identity) for identity in ("sface", "sface.onnx")]
+        return [recorded(one) for one in (plain, *others)] + [recorded(plain, crf=20), *alike]
+
+    first = opened()
+    before = all_records(*first)
     assert len({*before}) == 7
     for name in ("restorer.pth", "chain.pem", "sface.onnx"):
         (room / name).write_bytes(b"another")
-    assert [old == new for old, new in zip(before, all_records())] == [True, False, False, True, True, True, False]
+    now = all_records(*opened())
+    assert [old == new for old, new in zip(before, now)] == [True, False, False, True, True, True, False]
+    assert recorded(first[1]) == before[1]  # which has loaded the restorer of before
+    assert recorded(first[0], box=np.array([1, 9, 2, 8])) == recorded(first[0], box=(1, 9, 2, 8))
 
 
 def test_another_detector_makes_all_again(program, room, monkeypatch):

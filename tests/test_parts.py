@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from scipy.io import wavfile
 
 import cli
 import inference
@@ -504,3 +505,39 @@ def test_a_film_is_not_decoded_to_count_its_frames(small_photo, tmp_path, monkey
 
     monkeypatch.setattr(reading, "read_frames", counted)
     assert video.count_frames(video.probe(tmp_path / "a.mp4"), 10**6) == (700, False) and len(read) < 100
+
+
+def test_a_speech_that_changes_its_format_is_written_as_it_is_heard(lips, humming_clip, tmp_path):
+    """Joined MP3: silence as long as what came before was inserted at the change, and in a part ffmpeg hung."""
+    for n, (hertz, channels) in enumerate([(400, 1), (800, 2)]):
+        sine = ("-f", "lavfi", "-i", f"sine=f={hertz}:d=0.4:r=44100")
+        run_ffmpeg(*sine, "-ac", channels, "-write_xing", 0, tmp_path / f"{n}.mp3")
+    (tmp_path / "j.mp3").write_bytes(b"".join((tmp_path / f"{n}.mp3").read_bytes() for n in (0, 1)))
+    for start in (None, 0.1):
+        lips.run(humming_clip, tmp_path / "j.mp3", tmp_path / "out.mp4", start=start, box=BOX)
+        sound = video.read_audio(tmp_path / "out.mp4", 16000)
+        for second, hertz in ((0.2, 400), (0.65, 800)):
+            heard = sound[int(((start or 0) + second) * 16000) :][:2000]
+            assert abs(np.abs(np.fft.rfft(heard)).argmax() * 8 - hertz) <= 8
+
+
+def test_other_sound_tracks_of_a_film_are_mentioned(lips, humming_clip, tone, tmp_path, told):
+    """A part redone for a second lost the other languages of the whole film, without a word."""
+    run_ffmpeg("-i", humming_clip, "-map", "0:v", "-map", "0:a", "-map", "0:a", "-c", "copy", tmp_path / "two.mp4")
+    told_lips = lips.copy_with(lips.search, told)
+    told_lips.prepare(tmp_path / "two.mp4", tone, start=0.2, box=BOX).close()
+    assert [note for note in told.notes if "has 2 sound tracks; number 1 is used" in note]
+
+
+def test_a_mix_of_many_channels_keeps_both_sides(lips, humming_clip, speech, tmp_path):
+    """Of 5.1, only what counts as speech was taken, on both sides, and it clipped."""
+    tones = "aevalsrc=0.3*sin(300*2*PI*t)|0.3*sin(500*2*PI*t)|0|0|0|0:c=5.1:d=1:s=44100"
+    run_ffmpeg("-f", "lavfi", "-i", tones, "-c:a", "flac", tmp_path / "mix.flac")
+    run_ffmpeg("-i", humming_clip, "-c:v", "copy", "-ac", 2, tmp_path / "stereo.mp4")
+    lips.run(
+        tmp_path / "stereo.mp4", speech, tmp_path / "out.mp4", start=0.2, end=0.8, box=BOX, mix=tmp_path / "mix.flac"
+    )
+    run_ffmpeg("-i", tmp_path / "out.mp4", "-ss", 0.3, "-t", 0.4, "-ar", 16000, tmp_path / "sides.wav")
+    _, sides = wavfile.read(tmp_path / "sides.wav")
+    found = [np.abs(np.fft.rfft(sides[:4000, side])).argmax() * 4 for side in (0, 1)]
+    assert found == [300, 500]

@@ -917,6 +917,20 @@ def test_what_can_be_mended_is_tried_again(roots, clip, monkeypatch):
     assert run(roots) == 0 and kept(roots) == ["s/1", "s/2"]
 
 
+def test_a_replaced_expert_is_loaded_again(tmp_path, filled):
+    """In a notebook, verdicts of the expert before were noted as those of the new one."""
+    opened = []
+    for seed in (1, 2):
+        network = filled(SyncNet_color, 0.125)
+        with torch.no_grad():
+            next(iter(network.parameters())).fill_(seed)
+        torch.save({"state_dict": network.state_dict(), "width": 0.125}, tmp_path / "new.pth")
+        os.replace(tmp_path / "new.pth", tmp_path / "expert.pth")
+        os.utime(tmp_path / "expert.pth", (seed, seed))
+        opened += [syncing.open_expert(tmp_path / "expert.pth", torch.device("cpu")) for _ in range(2)]
+    assert opened[0] is opened[1] is not opened[2] is opened[3]
+
+
 def test_the_search_of_a_long_video_is_not_lost(roots, clip, monkeypatch):
     """Stopped while its pieces were written, a video of hours was searched from its beginning again."""
     put(clip, roots, "s/1.mp4")

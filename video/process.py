@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from errors import failure_of_disk
+
 # Static builds crash when they convert names of .ts programmes with a system's incompatible gconv tables
 ENVIRONMENT = {**os.environ, "GCONV_PATH": os.devnull}
 # on Windows, open no console window if the program has none itself
@@ -28,11 +30,6 @@ PROGRESS = ("-progress", "pipe:1")  # reports progress, see ``Process.seconds_do
 NULL_OUTPUT = ("-c", "copy", "-f", "null", "-")
 # Crash codes of Windows; elsewhere, a crash is a signal, below 0. ffmpeg's own errors are as large, but not in these.
 WINDOWS_CRASHES = range(0x80000000, 0x80010000), range(0xC0000000, 0xC1000000)
-DISK_ERRORS = {
-    "No space left on device": errno.ENOSPC,
-    "Disk quota exceeded": errno.EDQUOT,
-    "Read-only file system": errno.EROFS,
-}
 INTERRUPTED = 255  # ffmpeg's exit code when it is stopped from outside, or when something is not permitted
 SIGNALS = ("SIGHUP", "SIGINT", "SIGKILL", "SIGTERM")  # that stop it from outside; others mean a crash
 CLOCK_JUMP = ("-dts_delta_threshold", "60")  # seconds; a shorter gap, in the video only, is no change of clock
@@ -203,12 +200,8 @@ class Process:
         """Wait for the end and return ffmpeg's messages; raise ``error`` with them if it failed."""
         code, words = self.wait()
         if code != 0:
-            problem = error(f"{what}: {failure_reason(code, words)}")
-            for sign, number in DISK_ERRORS.items():
-                if error is RuntimeError and sign in words:
-                    problem = OSError(str(problem))
-                    problem.errno = number  # tells callers that the next file would fail too
-            raise problem
+            problem = f"{what}: {failure_reason(code, words)}"
+            raise error(problem) if error is not RuntimeError else failure_of_disk(words, problem) or error(problem)
         return words
 
     def __exit__(self, *_: object) -> None:

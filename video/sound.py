@@ -211,10 +211,7 @@ class Sound:
                 f"{self.path} says that it lasts {promised:.1f} s, but ends after {seconds:.1f} s; "
                 "if something is missing, copy or download it again"
             )
-        tracks = [stream.index for stream in streams if stream.kind == "Audio"]
-        if len(tracks) > 1 and self.stream in tracks:
-            number = tracks.index(self.stream) + 1
-            self.notes.append(f"{self.path} has {len(tracks)} sound tracks; number {number} is used")
+        self.notes += _notes_on_tracks(self.path, report)
 
     def _find_voice(self, is_short: bool) -> None:
         """Set ``voice``: the centre of a film, or the only channel with speech.
@@ -299,6 +296,18 @@ def _check_decoder(path: Path, report: str) -> None:
         raise Mendable(
             f"the sound of {path} is encoded as {found[1] or found[2]}, which this ffmpeg cannot decode; convert it"
         )
+
+
+def track_notes(path: Path) -> list[str]:
+    """Return a sentence for the user about sound tracks that are not used, if there are any."""
+    return _notes_on_tracks(path, _report_of_beginning(path, files.stamp(path)))
+
+
+def _notes_on_tracks(path: Path, report: str) -> list[str]:
+    tracks = [stream.index for stream in streams_of(report) if stream.kind == "Audio"]
+    if len(tracks) < 2 or (used := _mapped_stream(report)) not in tracks:
+        return []
+    return [f"{path} has {len(tracks)} sound tracks; number {tracks.index(used) + 1} is used"]
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,7 @@ from typing import Any
 import files
 from errors import UserError
 from video.process import input_of
-from video.sound import AUDIO_CLOCK, SAMPLE_FORMAT, Sound, changes_format, sound_stream
+from video.sound import AUDIO_CLOCK, SAMPLE_FORMAT, Sound, changes_format, sound_stream, track_notes
 from video.sources import existing_file
 
 AAC_LAYOUTS = "mono|stereo|5.1|7.1"  # channel layouts; others are mixed to the nearest of these
@@ -18,16 +18,17 @@ RATE = 48000  # Hz, of both: joined sounds must have the same rate
 CLOCK = dict(option.split("=") for option in AUDIO_CLOCK.partition("=")[2].split(":"))
 
 
-def check_joinable(film: Path) -> None:
+def check_joinable(film: Path) -> list[str]:
     """Raise UserError if the film's own sound cannot be joined with another: ffmpeg would hang where it changes.
 
-    All of it may have to be decoded, which takes some seconds per hour.
+    All of it may have to be decoded, which takes some seconds per hour. Return sentences about what gets lost.
     """
     if changes_format(existing_file(film), files.stamp(film)):
         raise UserError(
             f"the sound of {film} changes its channels or its rate midway; for --start and --end convert "
             "it first: ffmpeg -i FILM -c:v copy -ac 2 -ar 48000 NEW.mkv"
         )
+    return track_notes(film)
 
 
 @dataclass(frozen=True)
