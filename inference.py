@@ -33,17 +33,10 @@ JOB_COLUMNS = (*FILES, *arguments.FLAGS_OF_OPTIONS)
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Lip-sync a video or photo to any speech.")
     add = parser.add_argument
-    add(
-        "--face",
-        nargs="+",
-        action="extend",
-        type=Path,
-        help="The video or photo with a face: a file, several, or a folder.",
-    )
+    add("--face", nargs="+", type=Path, help="The video or photo with a face: a file, several, or a folder.")
     add(
         "--audio",
         nargs="+",
-        action="extend",
         type=Path,
         help="The speech: any file with sound, also a video. Give one for all faces, one for each, or a folder of "
         "files named like the faces.",
