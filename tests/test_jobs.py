@@ -127,8 +127,8 @@ def test_patterns_are_expanded_on_windows(room, monkeypatch):
 
 def test_pairs_may_be_given_one_by_one():
     """Only the last --pair counted, silently; of --face and --audio it still does, as in the reference."""
-    parser = inference.get_parser()
-    args = parser.parse_args("--face a.mp4 --face b.mp4 --pair 0=a.wav --pair 1=b.wav 2=c.wav".split())
+    flags = ["--face", "a.mp4", "--face", "b.mp4", "--pair", "0=a.wav", "--pair", "1=b.wav", "2=c.wav"]
+    args = inference.get_parser().parse_args(flags)
     assert args.face == [Path("b.mp4")] and args.pair == [(0, Path("a.wav")), (1, Path("b.wav")), (2, Path("c.wav"))]
 
 
