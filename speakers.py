@@ -108,15 +108,15 @@ class Speaker:
 
     DESCRIPTION, THRESHOLD = "who speaks", MIN_CONTRAST
 
-    def __init__(self, source: video.VideoInfo, frames: int, expert: Expert) -> None:
+    def __init__(self, source: video.VideoInfo, frames: int, expert: Expert, report: Reporter = SILENT) -> None:
         if source.is_image:
             raise UserError(f"--speaker auto needs moving lips, and {source.path} is a picture; try --face_index")
-        self.source, self.expert = source, expert
+        self.source, self.expert, self.report = source, expert, report
         start, seconds = float(source.start / source.fps), float(frames / source.fps) + MAX_OFFSET / hp.fps
         self.voice = embed_own_sound(source.path, start, seconds, expert)
 
     def scores(self, everybody: FacesByShot) -> np.ndarray:
-        faces = embed_faces(self.source, everybody.faces, self.expert)
+        faces = embed_faces(self.source, everybody.faces, self.expert, self.report)
         rate = hp.fps / float(self.source.fps)
         spans = [(math.ceil(first * rate), math.floor(stop * rate)) for first, stop in everybody.shots]
         results = [[compare(part_of(face, *span), self.voice) for face in faces] for span in spans]
@@ -193,7 +193,7 @@ class Lookalike:
         search: FaceSearch,
         report: Reporter = SILENT,
     ) -> None:
-        self.source, self.picture, self.identity = source, picture, identity
+        self.source, self.picture, self.identity, self.report = source, picture, identity, report
         example = video.probe(picture)
         (box,) = follow_face(search.find(example, 1, report), 0)[:1]
         if np.isnan(box).any():
@@ -203,7 +203,8 @@ class Lookalike:
     def scores(self, everybody: FacesByShot) -> np.ndarray:
         found: list[list[list[float]]] = [[[] for _ in everybody.faces] for _ in everybody.shots]
         sampled = sampled_frames(everybody)
-        for i, frame in enumerate(video.read_frames(self.source, 0, max(sampled) + 1)):
+        frames = video.read_frames(self.source, 0, max(sampled) + 1)
+        for i, frame in enumerate(self.report.track(frames, "Comparing faces", max(sampled) + 1)):
             for shot, face in sampled.get(i, ()):
                 crop = face_of_sface(frame, everybody.faces[face][i], self.source.pixel_aspect)
                 found[shot][face].append(cosine_similarity(self.wanted, self.identity(crop)))

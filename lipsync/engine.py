@@ -400,7 +400,7 @@ class LipSync:
         """Return the criterion that chooses the face shot by shot, if there is one."""
         if options.speaker:
             expert = self.expert or bundled_expert(self.device, self.dtype)
-            return speakers.Speaker(source, wanted, expert)
+            return speakers.Speaker(source, wanted, expert, self.report)
         if options.face_like:
             picture = Path(options.face_like)
             video.probe(picture)  # errors in it are reported before anything is downloaded
@@ -426,7 +426,7 @@ class LipSync:
         if not self.expert:
             return None
         try:
-            result = score_boxes(one.filmed.source, one.filmed.path.seen, one.speech.path, self.expert)
+            result = score_boxes(one.filmed.source, one.filmed.path.seen, one.speech.path, self.expert, self.report)
         except UserError as problem:
             self.report.note(f"similarity not measured: {problem}")
             return None

@@ -117,12 +117,15 @@ def find_tracks(
     return tracks
 
 
-def embed_faces(source: video.VideoInfo, tracks: Sequence[np.ndarray], expert: Expert) -> list[Face]:
+def embed_faces(
+    source: video.VideoInfo, tracks: Sequence[np.ndarray], expert: Expert, report: Reporter = SILENT
+) -> list[Face]:
     """Embed every window of the faces whose boxes in each frame of ``source`` are ``tracks``, (frames, 4) each.
 
     Tracks may be longer than ``source``.
     """
-    rows = zip(video.read_frames(source, 0, len(tracks[0])), zip(*tracks))
+    frames_of_all = report.track(video.read_frames(source, 0, len(tracks[0])), "Reading lips", len(tracks[0]))
+    rows = zip(frames_of_all, zip(*tracks))
     thumbnails: list[np.ndarray | None] = [None] * len(tracks)
 
     count = 0

@@ -151,7 +151,7 @@ def measure(
     for note in itertools.chain(source.notes, *(voice.notes for voice in voices)):
         report.note(f"note: {note}")
     tracks = find_tracks(source, max(voice.frames for voice in voices), expert, search, report)
-    faces = embed_faces(source, tracks, expert)
+    faces = embed_faces(source, tracks, expert, report)
     visible = [number for number, shown in enumerate(faces) if not np.isnan(shown.boxes).all()]
     matrix = SimilarityMatrix([str(path) for path in paths], [faces[number] for number in visible], voices)
     return Measurement(source, [tracks[number] for number in visible], matrix)
@@ -171,7 +171,7 @@ def score(
     return measure(face, [] if sound is None else [sound], expert, search, report).matrix.best(0)
 
 
-def score_boxes(source: VideoInfo, boxes: np.ndarray, sound: Path, expert: Expert) -> Result:
+def score_boxes(source: VideoInfo, boxes: np.ndarray, sound: Path, expert: Expert, report: Reporter = SILENT) -> Result:
     """Like ``score`` for a face whose boxes in the first frames are known: (frames, 4) x1, y1, x2, y2, NaN if none."""
-    seen = embed_faces(check_moving(source), [boxes], expert)
+    seen = embed_faces(check_moving(source), [boxes], expert, report)
     return SimilarityMatrix([str(sound)], seen, [embed_speech(sound, expert)]).best(0)

@@ -28,6 +28,7 @@ from face_detection.tracking import follow_faces
 from faces import FaceSearch
 from hparams import hparams as hp
 from rates import resample
+from reporting import Cancelled, Reporter
 from sync import Face, Result, SimilarityMatrix, Voice, compare, open_expert, score, score_boxes
 from sync.drawing import _draw_box, smoothed, write_overlay
 from sync.embedding import MAX_OFFSET, embed_mouths, embed_sound, embed_speech, embed_windows, face_of, windows_of
@@ -446,3 +447,18 @@ def test_faces_between_the_frames_of_25_a_second_are_left_out(
     found = measured.matrix.to_json()
     assert len(found["tracks"]) == len(found["matrix"]) == len(measured.tracks) == 1
     assert [voice["best_track"] for voice in found["voices"]] == [0, 0] and "nan" not in str(measured.matrix)
+
+
+def test_reading_lips_can_be_cancelled(expert_checkpoint, talking_clip, speech):
+    """After the search, a film of an hour was read a second time, without progress, whatever the reporter said."""
+    stages = []
+
+    class Impatient(Reporter):
+        def progress(self, stage, done, total):
+            stages.append(stage)
+            if stage == "Reading lips" and done == 5:
+                raise Cancelled
+
+    with pytest.raises(Cancelled):
+        sync.measure(talking_clip, speech, open_expert(expert_checkpoint), FaceSearch("centerface"), Impatient())
+    assert stages[-1] == "Reading lips" and stages.count("Reading lips") < 30
