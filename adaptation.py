@@ -44,7 +44,6 @@ QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 98]
 MIN_HELD_OUT = 5  # held-out windows
 MAX_CANDIDATES = 3000  # candidate frames for a twin, at most
 NEAREST_POSES = 4  # frames with the most similar poses, of which one is chosen at random
-REFERENCE_LEAD = 1  # mel_lead of checkpoints that do not store it: the official ones, and those trained the same way
 SETTINGS = (  # with an EMA of the weights, since a single video is little data
     "detail_wt=2,syncnet_wt=0.01,ema_decay=0.99,negative_distance=5,batch_size=8,initial_learning_rate=5e-5,eval_interval=50,"
     "num_workers=1,frozen_norms=true"
@@ -92,9 +91,8 @@ def adapt(
     face, outfile = Path(face), Path(outfile)
     check_files(face, outfile, options, report)
     start = weights.read_checkpoint(options.checkpoint, Wav2Lip, report)
-    lead = REFERENCE_LEAD if start.mel_lead is None else start.mel_lead
     group = open_group(options)
-    settings = SETTINGS, f"mask_top={start.mask_top},mel_lead={lead}", options.settings
+    settings = SETTINGS, f"mask_top={start.mask_top},mel_lead={start.lead}", options.settings
     with hp.changed(*settings), preserve_rng(group.device):
         task = open_task(group, start.width, options, report)
         try:

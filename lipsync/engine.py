@@ -411,7 +411,7 @@ class LipSync:
     def mouth_settings(self, one: SpeakingFace, frames: slice = slice(None)) -> MouthSettings:
         """Return, for these frames of a take, how far the lips move and what the network is shown of the face."""
         options, first = one.options, frames.start or 0
-        lead = (hp.mel_lead if self.generator.mel_lead is None else self.generator.mel_lead) / hp.fps
+        lead = self.generator.lead / hp.fps
         closed = (one.windows.silence(lead) if options.silence == "closed" else np.zeros(len(one.windows)))[frames]
         with_references = options.reference != "same" or bool(closed.any())
         appearances = None

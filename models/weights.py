@@ -43,6 +43,7 @@ MAX_LEAD = 10  # frames by which a mouth's sound may start before it
 MAX_GAIN = 4.0  # largest factor on a generator's mouth movement
 # inference settings that a checkpoint may have, see Wav2Lip
 INFERENCE_SETTINGS = ("pads", "blend", "reference", "gain", "opening", "loudness", "mask_top", "mel_lead")
+REFERENCE_LEAD = 1  # mel_lead of checkpoints that do not store it: the official ones, and those trained the same way
 GRID_LOUDNESS = -43.0  # dB, see Wav2Lip.loudness; of networks exported by the recipe before they recorded it
 
 # the small networks that come with this repository, by name; "demo" names one of each class
@@ -145,6 +146,11 @@ class Checkpoint:
     def mel_lead(self) -> int | None:
         value = self.extra.get("mel_lead")
         return value if type(value) is int and 0 <= value <= MAX_LEAD else None
+
+    @property
+    def lead(self) -> int:
+        """``mel_lead``, or what it is in networks that do not store it."""
+        return REFERENCE_LEAD if self.mel_lead is None else self.mel_lead
 
     @property
     def gain(self) -> float:
