@@ -214,6 +214,17 @@ def names_in(line: str) -> tuple[str, ...]:
     return line, line.split("\t")[0].strip(), line.split()[0]
 
 
+def whole_name(name: str) -> str:
+    """Return the name that a piece's whole video would have as a clip; other names are unchanged."""
+    return PIECE.sub("", name)
+
+
+def piece_number(name: str) -> int:
+    """Return the number of a piece by its name; 0 for other names."""
+    found = PIECE.search(name)
+    return int(found[1]) if found else 0
+
+
 def _clip_folders(root: Path, line: str) -> list[str]:
     """Return the clip folders of a line: the longest existing name, else the text up to the first white space."""
     *longer, name = names_in(line)
@@ -222,5 +233,5 @@ def _clip_folders(root: Path, line: str) -> list[str]:
             return [str(root / choice)]
     whole = root / name
     beside = whole.parent.glob(f"{glob.escape(whole.name)}@*")
-    pieces = (str(path) for path in beside if PIECE.sub("", path.name) == whole.name)
-    return sorted(pieces, key=lambda path: int(path.rpartition("@")[2])) or [str(whole)]
+    pieces = (str(path) for path in beside if whole_name(path.name) == whole.name)
+    return sorted(pieces, key=piece_number) or [str(whole)]

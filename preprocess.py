@@ -18,7 +18,7 @@ import arguments
 import cli
 import files
 from errors import UserError
-from hparams import FILELISTS
+from hparams import FILELISTS, whole_name
 from hparams import hparams as hp
 from models import weights
 from preprocessing import (
@@ -30,7 +30,6 @@ from preprocessing import (
     SyncCheck,
     listed_names,
     preprocess,
-    whole_name,
     write_filelists,
 )
 from terminal import TERMINAL
@@ -42,12 +41,7 @@ def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Turn a folder of videos into face crops, audio.wav and mel.npy for training.")
     add = parser.add_argument
     add("--data_root", required=True, type=Path, help="The folder with the videos; subfolders are searched.")
-    add(
-        "--preprocessed_root",
-        required=True,
-        type=Path,
-        help="The folder to write to; clips finished there are kept.",
-    )
+    add("--preprocessed_root", required=True, type=Path, help="The folder to write to; clips finished there are kept.")
     add("--batch_size", type=cli.positive(int), default=32, help="Batch size of the face detector.")
     add("--ngpu", type=cli.positive(int), default=1, help="Number of GPUs to use, each with its own worker processes.")
     add(

@@ -7,7 +7,7 @@ The pipeline: video -> frames at 25 fps -> boxes of a face -> pieces of one shot
 audio.wav -> mel.npy; both -> an expert's verdict.
 """
 
-from .clips import OUT_OF_SYNC, Clip, Dropped, Kept, Unusable, find_clips, whole_name
+from .clips import OUT_OF_SYNC, Clip, Dropped, Kept, Unusable, find_clips
 from .cutting import write_clip
 from .pieces import MAX_SECONDS
 from .pipeline import preprocess
@@ -18,5 +18,5 @@ from .workers import PreprocessingOptions
 
 __all__ = [
     "ACTIONS", "MAX_SECONDS", "OUT_OF_SYNC", "Clip", "Dropped", "Kept", "PreprocessingOptions", "Summary", "SyncCheck",
-    "Unusable", "find_clips", "listed_names", "preprocess", "whole_name", "write_clip", "write_filelists",
+    "Unusable", "find_clips", "listed_names", "preprocess", "write_clip", "write_filelists",
 ]  # fmt: skip

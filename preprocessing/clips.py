@@ -116,17 +116,6 @@ def piece_name(name: str, number: int) -> str:
     return f"{name}@{number}"
 
 
-def whole_name(name: str) -> str:
-    """Return the name that a piece's whole video would have as a clip; other names are unchanged."""
-    return PIECE.sub("", name)
-
-
-def piece_number(name: str) -> int:
-    """Return the number of a piece by its name; 0 for other names."""
-    found = PIECE.search(name)
-    return int(found[1]) if found else 0
-
-
 def note_kept(folder: Path, kept: Kept) -> None:
     """Note in a clip's folder, as clip.json, that it is finished, and what it is."""
     files.save_json(folder / NOTE, asdict(kept))

@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 
 import files
 from errors import UserError
-from hparams import names_in, read_list
+from hparams import names_in, piece_number, read_list, whole_name
 
-from .clips import Kept, piece_number, whole_name
+from .clips import Kept
 
 SPLITS = ("train", "val", "test")
 MAX_SHARE_FACTOR = 4.0  # times its share that a list of whole folders may get; above it, there are too few folders
