@@ -145,7 +145,8 @@ def sampled_digest(path: Path) -> str:
 
     Films of gigabytes take minutes to read from a slow disk.
     """
-    return cached_digest(path) if path.stat().st_size <= MAX_WHOLE else _samples_of(path, stamp(path))
+    size, _ = seen = stamp(path)
+    return _digest_of(path, seen) if size <= MAX_WHOLE else _samples_of(path, seen)
 
 
 @functools.lru_cache(maxsize=1024)

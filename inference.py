@@ -57,12 +57,7 @@ def get_parser() -> cli.Parser:
         "other flags.",
     )
     add("--again", action="store_true", help="In a batch, also remake videos that are already finished.")
-    add(
-        "--outfile",
-        type=Path,
-        default=OUTFILE,
-        help="The video to write; in a batch, the folder (results).",
-    )
+    add("--outfile", type=Path, default=OUTFILE, help="The video to write; in a batch, the folder (results).")
     arguments.add_lip_sync_arguments(parser)
     return parser
 

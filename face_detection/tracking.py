@@ -363,9 +363,9 @@ class Shot:
         return rows
 
     def _decide(self) -> None:
-        if not self._person and len(self._linking.going_on()) > 1:
-            return  # either may become the larger one; what has ended need not be looked at
         if not self._person:
+            if len(self._linking.going_on()) > 1:
+                return  # either may become the larger one; what has ended need not be looked at
             # drop false alarms that have ended; otherwise this would get slower with every one of them
             self._pending = [
                 track
