@@ -50,10 +50,12 @@ def _decode(info: VideoInfo, start: int, count: int | None, every: int) -> Itera
         return
     start += info.start
     width, height = info.stored
-    # Time 0 is then a whole number of frames into the file, so a frame's number never depends on seeking.
     skipped = max(0, start - math.ceil(SEEK_MARGIN * info.fps)) if info.indexed else 0
-    first = float((start - skipped) / info.fps)
-    filters = [f"fps=fps={info.fps}:start_time={first:.9f}"]  # first, so that dropped frames cost no more
+    # Time 0 is then a whole number of seconds into the file, or of frames at rates such as 30000/1001. At another rate
+    # than the file's, some of its frames are half-way between two numbers: these depend on nothing that is rounded.
+    skipped -= skipped % info.fps.numerator if info.fps.denominator == 1 else 0
+    # first, so that dropped frames cost no more
+    filters = [f"fps=fps={info.fps}:start_time=0", f"trim=start_frame={start - skipped}"]
     if every > 1:
         filters.append(f"select=not(mod(n\\,{every}))")
     # if the size changes (a recorded window, a phone that is turned), all frames get the first size
