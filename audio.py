@@ -27,7 +27,7 @@ SILENCE = -hp.max_abs_value  # digital silence in a mel
 # ABOVE_NOISE dB of the noise. LOUD and NOISE are percentiles of the levels.
 LEVEL, LOUD, NOISE, ABOVE_NOISE, PAUSE = 30.0, 95, 10, 6.0, 0.3  # dB, percentile, percentile, dB, seconds
 MIN_LOUD_FRAMES = 20  # mel frames (0.25 s) that must stand out from the noise; fewer may be a click
-MAX_LIFT, LISTENED = 20.0, 30.0  # dB by which quiet speech is raised at most; first seconds that tell how quiet it is
+MAX_LIFT = 20.0  # dB by which quiet speech is raised at most
 CLOSING = 0.16  # seconds that lips take to close or to open
 # Malcolm Slaney, Auditory Toolbox (1998): mels are linear up to 1000 Hz, 15 of them, then 27 to a factor of 6.4
 LINEAR_HERTZ, LINEAR_MELS, LOG_STEP = 1000.0, 15.0, np.log(6.4) / 27
@@ -231,10 +231,9 @@ def loudness_of(mel: np.ndarray) -> float | None:
 def lift_for(spectrogram: Spectrogram, loudness: float) -> float:
     """Return by how many dB speech is raised for a network that was trained with speech of this ``loudness_of``.
 
-    0 if it is as loud, or nobody speaks at its beginning.
+    0 if it is as loud, or nobody speaks. All of it is computed: somebody else may be heard softly at the beginning.
     """
-    count = min(len(spectrogram), round(LISTENED * hp.mel_frames_per_second))
-    heard = loudness_of(spectrogram.up_to(count)[:, :count])
+    heard = loudness_of(spectrogram.up_to(len(spectrogram)))
     return 0.0 if heard is None else min(MAX_LIFT, max(0.0, loudness - heard))
 
 

@@ -348,6 +348,20 @@ def test_levels_of_hours_take_little_memory():
     assert peak < 1.5 * mel.nbytes
 
 
+def test_all_of_the_speech_tells_how_quiet_it_is():
+    """The first 30 s decided: somebody else's turns, heard softly, had the speaker's own raised by 20 dB."""
+
+    def speech(level: float) -> np.ndarray:  # 31 s with pauses
+        wav = level * np.random.default_rng(0).standard_normal(31 * 16000).astype(np.float32)
+        wav[np.arange(len(wav)) % 16000 > 9600] *= 0.001
+        return audio.melspectrogram(wav)
+
+    soft, loud = speech(0.01), speech(0.1)
+    for before, after, lift in ((soft, loud, 0), (0 * soft + audio.SILENCE, soft, 20), (loud, soft, 0)):
+        both = audio.Spectrogram.of(np.concatenate((before, after), axis=1))
+        assert audio.lift_for(both, audio.loudness_of(loud)) == pytest.approx(lift, abs=0.5)
+
+
 def test_quiet_speech_is_raised_to_what_a_network_knows(speech):
     """Speech 17 dB softer than what the included network was trained with opened mouths less and followed it worse."""
     sound = video.read_audio(speech, 16000)
