@@ -38,7 +38,7 @@ def write_sum(sounds: Sequence[video.Sound], path: Path, seconds: float) -> None
 
     def mixed() -> Iterator[np.ndarray]:
         left = math.ceil(seconds * RATE)
-        for block in added([video.Sound(sound.path, RATE) for sound in sounds]):
+        for block in added([sound.at(RATE) for sound in sounds]):
             yield block[:left]
             left -= len(block)
             if left <= 0:

@@ -22,6 +22,8 @@ from errors import UserError
 from faces import FaceSearch
 from hparams import hparams as hp
 from lipsync import LipSync, engine, mixing
+from lipsync.take import open_mix
+from reporting import SILENT
 from runtimes import Runtime
 
 HALF = 160  # pixels: the width of each face's half of the picture
@@ -273,6 +275,17 @@ def test_speeches_are_summed(tmp_path):
     peak = np.abs(expected[: len(shorter)]).max()
     assert len(shorter) == 30.5 * rate
     np.testing.assert_allclose(shorter, expected[: len(shorter)] / peak, atol=1e-6)
+
+
+def test_all_channels_of_a_mix_are_in_the_sum(tmp_path):
+    """Of one that changes its channels midway, and so was written anew, only the channel with the voice was left."""
+    time = np.arange(2 * mixing.RATE) / mixing.RATE
+    voice, music = 0.5 * np.sin(2 * np.pi * 300 * time), 0.02 * np.sin(2 * np.pi * 900 * time)
+    soundfile.write(tmp_path / "song.wav", np.stack((voice, music), axis=1), mixing.RATE, "FLOAT")
+    mix = open_mix(tmp_path / "song.wav", 0, SILENT)
+    mixed = np.concatenate(list(mixing.Mix([mix], 2.0)))
+    np.testing.assert_allclose(mixed, (voice + music) / 2, atol=1e-3)
+    assert video.Sound(tmp_path / "song.wav", 16000).at(mixing.RATE).measure() == len(time)
 
 
 def test_mix_replaces_the_sum_of_the_speeches(program, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 import subprocess
@@ -93,6 +94,12 @@ class Sound:
             self._single_block = first
         yield first
         yield from blocks
+
+    def at(self, sample_rate: int) -> Sound:
+        """Return the same channels of the same track at another rate."""
+        other = copy.copy(self)
+        other._sample_rate, other._block, other._single_block = sample_rate, int(AUDIO_SECONDS * sample_rate), None
+        return other
 
     def measure(self, most: float = math.inf) -> int:
         """Return the number of samples by the file's timestamps; packets are read but not decoded.
