@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import cv2
@@ -63,19 +64,32 @@ def paste(frame: np.ndarray, drawn: DrawnFace, blend: str, in_place: bool = Fals
     how = cv2.INTER_AREA if max(size) < hp.img_size else cv2.INTER_CUBIC  # area makes blocks where a side grows
     # one kernel for both: what is subtracted of the frame must match what is kept of it to the pixel
     kept, added = (cv2.resize(part, size, interpolation=how) for part in parts)
-    if finer is not None:
-        rows, columns = (_stretched(part, side) for part, side in zip((ROWS, COLUMNS), size[::-1]))
-        place = added[rows, columns]
-        if place.size:  # a box may be one pixel high
-            cv2.add(place, cv2.resize(finer, place.shape[1::-1], interpolation=how), place)
+    if finer is not None and max(size) > hp.img_size:  # smaller ones have no pixels for it
+        place, detail = _placed(finer, size)
+        added[place] += detail
     cv2.add(cv2.multiply(target, kept, kept, dtype=cv2.CV_32F), added, target, dtype=cv2.CV_8U)
     write_crop(whole, drawn.box, target)
     return whole
 
 
-def _stretched(part: slice, side: int) -> slice:
-    """Return where a part of a face of 96 pixels is in one of ``side`` pixels."""
-    return slice(*(round(edge * side / hp.img_size) for edge in (part.start, part.stop)))
+def _placed(finer: np.ndarray, size: tuple[int, int]) -> tuple[tuple[slice, slice], np.ndarray]:
+    """Return which pixels of a face of this ``size`` (width, height) the detail in ``finer`` reaches, and what they get.
+
+    Detail must not move by a fraction of a pixel whenever a moving face changes its size.
+    """
+    scales = [side / hp.img_size for side in size]
+    reached = [
+        slice(math.floor(part.start * scale), math.ceil(part.stop * scale))
+        for part, scale in zip((COLUMNS, ROWS), scales)
+    ]
+    where = np.zeros((2, 3))  # in ``finer``, of each pixel; both have their centres at n + 0.5
+    for axis, (part, scale, pixels) in enumerate(zip((COLUMNS, ROWS), scales, reached)):
+        finest = finer.shape[1 - axis] / (part.stop - part.start)
+        where[axis, axis] = finest / scale
+        where[axis, 2] = ((pixels.start + 0.5) / scale - part.start) * finest - 0.5
+    width, height = (pixels.stop - pixels.start for pixels in reached)
+    how = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    return (reached[1], reached[0]), cv2.warpAffine(finer, where, (width, height), flags=how)
 
 
 def _mixed(drawn: DrawnFace) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

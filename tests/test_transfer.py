@@ -21,7 +21,7 @@ from mouths import (
     poses_of,
     redraw_mouths,
 )
-from mouths.pasting import DrawnFace, paste
+from mouths.pasting import DrawnFace, _placed, paste
 from mouths.references import Reference, ReferenceMouth, pose_of
 from mouths.transfer import COLUMNS, ROWS, _in_colours_of, transfer_appearance
 
@@ -116,6 +116,21 @@ def test_detail_that_96_pixels_lack_returns_in_the_frame(larger, side):
         for reference in (None, reference_of(face, larger))
     ]
     assert (boxed[0] == boxed[1]).all()  # with box, all of it is the network's
+
+
+@pytest.mark.parametrize("side", range(100, 140))
+def test_detail_stays_where_it_is_at_any_size(side):
+    """It moved by up to half a pixel whenever the box of a moving face changed by one."""
+    finer = np.zeros((76, 96, 3), np.float32)
+    finer[42, 62] = 1
+    finer = cv2.GaussianBlur(finer, (0, 0), 3)
+    (rows, columns), detail = _placed(finer, (side, side))
+    whole = np.zeros((side, side))
+    whole[rows, columns] = detail[..., 0]
+    centres = np.arange(side) + 0.5
+    found = whole.sum(1) @ centres / whole.sum(), whole.sum(0) @ centres / whole.sum()
+    wanted = np.add((ROWS.start, COLUMNS.start), (21.25, 31.25)) * side / 96
+    np.testing.assert_allclose(found, wanted, atol=0.05)
 
 
 def test_a_box_of_hardly_any_pixels_can_be_pasted(face, larger):
