@@ -73,7 +73,7 @@ def paste(frame: np.ndarray, drawn: DrawnFace, blend: str, in_place: bool = Fals
 
 
 def _placed(finer: np.ndarray, size: tuple[int, int]) -> tuple[tuple[slice, slice], np.ndarray]:
-    """Return which pixels of a face of this ``size`` (width, height) the detail in ``finer`` reaches, and what they get.
+    """Return which pixels of a face of ``size`` (width, height) the detail in ``finer`` reaches, and what they get.
 
     Detail must not move by a fraction of a pixel whenever a moving face changes its size.
     """
