@@ -91,6 +91,8 @@ class Loader:
         pin_memory: bool = False,
     ) -> None:
         self.damaged: dict[str, str] = {}
+        # forked in a thread, as of a server, they would keep open what other threads write to and wait to be closed
+        forks_safely = not num_workers or threading.current_thread() is threading.main_thread()
         self._sigchld: Any = None  # the handler before ours
         self._loader = DataLoader(
             _LoaderDataset(dataset),
@@ -99,6 +101,7 @@ class Loader:
             collate_fn=_collate,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
+            multiprocessing_context=None if forks_safely else "spawn",
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # else it draws from the global one, which resuming would shift
         )

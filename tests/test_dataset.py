@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import select
 import shutil
 import signal
 import subprocess
@@ -488,6 +489,30 @@ def test_evaluation_windows_are_fixed(clips):
     shares = [evaluation_windows(11, 2, rank, 3) for rank in range(3)]
     assert sorted(itertools.chain(*itertools.chain(*shares))) == list(range(11))
     assert evaluation_windows(1, 2, rank=1, world_size=2) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes cannot be waited for with select")
+def test_workers_of_a_thread_keep_nothing_open(clips):
+    """Learning on the page held up the lip-sync of whoever finished meanwhile: its encoder waited for the end."""
+    here, there = os.pipe()
+    data = SyncNetDataset(clips)
+    ended: list[bool] = []
+
+    def read():
+        loader = Loader(data, Batches(data, 2), num_workers=1)
+        first = next(iter(loader))
+        os.close(there)
+        ended.append(
+            select.select([here], [], [], 2)[0] == [here]
+            and same([first], [next(iter(Loader(data, Batches(data, 2))))])
+        )
+        loader.close()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    os.close(here)
+    assert ended == [True]
 
 
 def test_settings_travel_with_the_data_set(clips, monkeypatch):
