@@ -68,7 +68,10 @@ class Face:
         return zip(filmed.frames(), filmed.boxes(), map(filmed.strength, itertools.count()))
 
     def save(self, folder: str | Path) -> None:
-        """Save the face in a folder of its own, with a copy of the video or photo; replace any face there."""
+        """Save the face in a folder of its own, with a copy of the video or photo; replace any face there.
+
+        The previous face's copy stays until the next time, for sessions that still read it.
+        """
         folder = Path(folder)
         check_own(folder)
         digest = files.digest(self.source.path)
@@ -76,9 +79,10 @@ class Face:
         if not (copy.is_file() and files.digest(copy) == digest):
             with files.atomic_write(copy) as partial:
                 shutil.copyfile(self.source.path, partial)
+        used = {copy.name, _source_name(folder)}  # sessions with the previous face go on reading its copy
         files.save(folder / NAME, json.dumps(self._described(copy.name, digest)))
         for old in folder.iterdir():
-            if SOURCE_COPY.fullmatch(old.name) and old != copy:
+            if SOURCE_COPY.fullmatch(old.name) and old.name not in used:
                 old.unlink()
 
     def _described(self, name: str, digest: str) -> dict[str, object]:
@@ -141,6 +145,14 @@ def check_own(folder: Path) -> None:
 
 # --------------------------------------------------------------------------------------------------------------------
 # Reading files that anybody may have made
+
+
+def _source_name(folder: Path) -> str | None:
+    """Return the name of the copy that the saved face in this folder uses; None if there is none."""
+    try:
+        return _read(folder / NAME)["source"]
+    except (OSError, UserError, KeyError, TypeError, ValueError, RecursionError):
+        return None
 
 
 def _read(path: Path) -> dict:
