@@ -251,6 +251,7 @@ class Session:
             if self._source:
                 self._source.close()
             self._source = None
+            self.interrupt()  # nobody waits any more for what is dropped
 
     def __enter__(self) -> Session:
         return self
