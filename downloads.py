@@ -184,6 +184,8 @@ def _resuming_downloader(part: Path, report: Reporter) -> Callable[[str, str, An
                 download(url, output_file, _pooch)
                 return
             reply.raise_for_status()
+            if reply.headers.get("Content-Type", "").startswith("text/html"):
+                raise OSError("the answer is a page to read, as of a network that wants a login")
             if reply.status_code != 206:  # the server cannot resume, and sends the whole file
                 have = 0
             length = reply.headers.get("Content-Length")

@@ -329,6 +329,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(packed)
             return
         self.send_response(206 if start else 200)
+        self.send_header("Content-Type", "text/html; charset=utf-8" if "login" in self.path else "text/plain")
         self.send_header("Content-Length", str(len(CONTENT) - start))
         self.end_headers()
         stop = len(CONTENT) // 2 if "breaking" in self.path and len(self.requests) == 1 else len(CONTENT)
@@ -361,6 +362,14 @@ def test_file_is_downloaded_once(server, tmp_path):
 def test_downloads_are_requested_uncompressed(server, tmp_path):
     """A compressed response has another length than the file, so the download always seemed "broken off"."""
     assert downloads.fetch(known_file(f"{server}/packing"), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_page_to_read_is_no_download(server, tmp_path):
+    """What a network that wants a login answers was kept for ever as weights whose checksum is unknown."""
+    known = downloads.KnownFile("file.pth", f"{server}/login", None)
+    with pytest.raises(RuntimeError, match="could not download .*the answer is a page to read"):
+        downloads.fetch(known, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 class Listener(Reporter):
