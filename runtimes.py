@@ -202,6 +202,9 @@ def quantized(checkpoint: weights.Checkpoint, keep: bool = True, report: Reporte
     return model
 
 
+_stdout_lock = threading.Lock()
+
+
 def quantize(network: Wav2Lip, has_vnni: bool) -> Any:
     """Quantise the drawing part of a folded network to int8, with ranges from the calibration data.
 
@@ -213,7 +216,8 @@ def quantize(network: Wav2Lip, has_vnni: bool) -> Any:
     nncf.set_log_level(logging.ERROR)
     rows = list(calibration(network))
     fix = nncf.OverflowFix.DISABLE if has_vnni else nncf.OverflowFix.ENABLE
-    with contextlib.redirect_stdout(io.StringIO()):  # progress bars
+    # progress bars; two redirections at a time would leave the second's behind
+    with _stdout_lock, contextlib.redirect_stdout(io.StringIO()):
         return nncf.quantize(
             convert_drawing(network),
             nncf.Dataset(rows, lambda row: dict(enumerate(row))),
