@@ -7,7 +7,6 @@ import functools
 import importlib
 import math
 import threading
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ import live
 import pictures
 import video
 from boxes import crop_with_border
+from concurrency import without_warnings
 from errors import UserError
 from face_detection.detections import Detections
 from face_detection.geometry import intersection_over_union
@@ -235,9 +235,11 @@ class Actions:
         )
         try:
             adapted = adaptation.adapt(face, outfile, options, report)
-        except Stopped:
+        except (Stopped, RuntimeError) as problem:
             outfile.unlink(missing_ok=True)  # it has the best weights so far, which nobody gets
-            raise
+            if isinstance(problem, Stopped):
+                raise
+            raise RuntimeError(f"learning failed: {str(problem).partition('; ')[0]}") from problem
         before, after = (examined.figures["l1"] for examined in (adapted.before, adapted.after))
         won = f"Difference from the real mouth, on a held-out part: {before:.4f} before, {after:.4f} after."
         return outfile, adapted.sheet, won if adapted.is_better else f"{won} It did not improve; use the old network."
@@ -280,8 +282,7 @@ def pixels_of(path: str) -> int:
     """Return how many pixels a photo (by its header) or a frame has, at least."""
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
-    with contextlib.suppress(OSError), warnings.catch_warnings():  # Pillow reads no videos, and not all pictures
-        warnings.simplefilter("ignore")
+    with contextlib.suppress(OSError), without_warnings():  # Pillow reads no videos, and not all pictures
         try:
             with PIL.Image.open(path) as picture:
                 return math.prod(picture.size)

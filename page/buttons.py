@@ -7,8 +7,9 @@ import logging
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,7 @@ PHRASES = {"face_index": "a click on the face", "pair": "of several who speak, f
 FLAGS = re.compile(r"--([a-z_]+)")
 NUMBERED = re.compile(r"(--pair |\b[Ff]ace )(\d+)(?=[=:])")  # numbers of faces, from 0
 FOLDERS = re.compile(r"(?<![\w:/\\])(?:\w:)?[\\/](?:[^\\/\s'\"]+[\\/])+")  # of this machine, before a file name
+ROOTS = [str(Path.cwd()), str(Path.home()), tempfile.gettempdir()]  # folders of this machine; names may have spaces
 DONE = "**Done.**"
 Values = dict[Any, Any]  # of the page's components, by component or by name
 
@@ -73,8 +75,15 @@ class Buttons:
         self.uploads = Path(get_upload_folder()).resolve()
         self.live_faces = LiveFaces(settings.live)
         self.sessions = Sessions(self.live_faces.remove)
-        self._loaded = ThreadPoolExecutor(1).submit(load, settings)
+        self._loaded: Future[Actions] = Future()
+        threading.Thread(target=self._load, args=(settings,), daemon=True).start()  # Ctrl-C does not wait for it
         self.components: dict[str, Any] = {}  # the components of the first tab, by the names that ``job_of`` uses
+
+    def _load(self, settings: Settings) -> None:
+        try:
+            self._loaded.set_result(load(settings))
+        except BaseException as problem:
+            self._loaded.set_exception(problem)
 
     def wait_until_loaded(self) -> None:
         """Wait until everything is loaded; raise any error from loading."""
@@ -252,7 +261,7 @@ def sentence(error: object) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if text.partition(" ")[0].isalpha():  # a word, not the name of a file or folder
         text = text[0].upper() + text[1:]
-    for root in map(str, (Path.cwd(), Path.home(), tempfile.gettempdir())):  # whose names may have spaces
+    for root in ROOTS:
         text = text.replace(root.rstrip("/\\") + os.sep, os.sep)
     text = NUMBERED.sub(lambda face: f"{face[1]}{int(face[2]) + 1}", FOLDERS.sub("", text))
     text = FLAGS.sub(label_of, advised(text))

@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import warnings
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -518,6 +519,60 @@ def test_nothing_is_kept_of_a_learning_that_was_stopped(actions, session, pair, 
     with pytest.raises(Stopped):
         actions.adapt(session, str(pair[0]), 1.0, SILENT)
     assert not list(session.folder.rglob("*.pth"))
+
+
+def test_nothing_is_kept_of_a_learning_that_failed(actions, session, pair, monkeypatch):
+    """The page said that the best weights are kept, and what a program of one's own must do."""
+
+    def adapt(face, outfile, *_):
+        outfile.write_bytes(b"the best weights so far")
+        raise RuntimeError("a process was killed; the best weights so far are kept (a program of your own must …)")
+
+    monkeypatch.setattr("page.actions.seconds_of", lambda *_: 1.0)
+    monkeypatch.setattr("page.actions.adaptation.adapt", adapt)
+    with pytest.raises(RuntimeError, match="^learning failed: a process was killed$"):
+        actions.adapt(session, str(pair[0]), 1.0, SILENT)
+    assert not list(session.folder.rglob("*.pth"))
+
+
+def test_loading_networks_does_not_hold_up_the_end(settings, monkeypatch):
+    """Ctrl-C during a first download ended the program only when all of it was there."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def load(_):
+        begun.set()
+        ended.wait(30)
+        raise UserError("no such network")
+
+    monkeypatch.setattr("page.buttons.load", load)
+    before = {*threading.enumerate()}
+    buttons = Buttons(settings)
+    assert begun.wait(30)
+    assert all(thread.daemon for thread in {*threading.enumerate()} - before)
+    ended.set()
+    with pytest.raises(UserError, match="no such network"):
+        buttons.wait_until_loaded()
+
+
+def test_looking_at_pictures_leaves_warnings_on(tmp_path, astronaut):
+    """Two visitors' threads turned them off in the whole process, before Python 3.14."""
+    path = str(tmp_path / "face.png")
+    cv2.imwrite(path, astronaut)
+    before = list(warnings.filters)
+    threads = [threading.Thread(target=lambda: [pixels_of.__wrapped__(path) for _ in range(50)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(warnings.filters) == before
+
+
+def test_messages_are_shown_when_the_working_folder_is_gone(tmp_path, monkeypatch):
+    """As after a redeployment: every message, and so every error, became a fault of the program."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert sentence("the disk is full") == "The disk is full."
 
 
 def test_live_faces_have_no_more_frames_than_can_be_drawn(actions, session, pair, tmp_path):

@@ -78,8 +78,8 @@ ALLOWED = {
         "preprocessing", "reporting", "training", "video",
     },
     "page": {
-        "adaptation", "audio", "boxes", "devices", "downloads", "face_detection", "faces", "hparams", "lipsync", "live",
-        "models", "parts", "pictures", "reporting", "sync", "video",
+        "adaptation", "audio", "boxes", "concurrency", "devices", "downloads", "face_detection", "faces", "hparams",
+        "lipsync", "live", "models", "parts", "pictures", "reporting", "sync", "video",
     },
     "terminal": {"reporting"},
     "cli": {"distributed", "parts", "version"},
