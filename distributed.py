@@ -140,6 +140,13 @@ def leave_processes() -> None:
         dist.destroy_process_group()
 
 
+def abandon_processes() -> None:
+    """After a failure, leave without waiting for the others: by NCCL they may wait for this one, for hours."""
+    if dist.is_available() and dist.is_initialized() and dist.get_backend() == "nccl":
+        # from torch 2.6 on; before, to leave is to abort
+        getattr(dist.distributed_c10d, "_abort_process_group", dist.destroy_process_group)()
+
+
 def preserve_rng(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Return a context that restores torch's random state, also that of ``device``, when it ends."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])

@@ -23,6 +23,7 @@ except ImportError as error:  # checked here because nearly everything imports t
 
 PYTHON = f'"{sys.executable}"' if " " in sys.executable else sys.executable
 PIP = f"{PYTHON} -m pip"  # of this environment; a plain "pip" may belong to another one
+OUT_OF_MEMORY = ("MPS backend out of memory", "CUDA error: out of memory")  # as RuntimeError or AcceleratorError
 SHARING = (32, 33)  # Windows error codes for a file that another program has open
 DISK_ERRORS = {  # as ffmpeg and others say them
     "No space left on device": errno.ENOSPC,
@@ -98,8 +99,8 @@ def describe_error(error: Exception) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether a device ran out of memory, for which torch has an error class that it does not use on MPS."""
-    return type(error).__name__ == "OutOfMemoryError" or str(error).startswith("MPS backend out of memory")
+    """Return whether a device ran out of memory, for which torch has an error class that it does not always use."""
+    return type(error).__name__ == "OutOfMemoryError" or str(error).startswith(OUT_OF_MEMORY)
 
 
 def is_fault(error: Exception) -> bool:

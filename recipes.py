@@ -22,7 +22,7 @@ import files
 import training
 from dataset import Augmentation, MatchedWindows, SyncNetDataset, Wav2LipDataset
 from devices import cpu_count, pick_device, pick_training_precision
-from distributed import Distributed, check_seed, join_processes, preserve_rng
+from distributed import Distributed, abandon_processes, check_seed, join_processes, preserve_rng
 from errors import UserError
 from hparams import FILELISTS, get_image_list
 from hparams import hparams as hp
@@ -164,7 +164,9 @@ def training_session(options: TrainingOptions, discriminator: bool = False) -> I
             try:
                 yield group
             except training.Stopped:
-                group.wait()  # torchrun kills the other processes soon after the first has ended
+                raise
+            except BaseException:
+                abandon_processes()
                 raise
             group.wait()  # so that the last checkpoint exists when any process returns
 

@@ -81,6 +81,7 @@ def test_help_texts_are_sentences(path):
     (FileNotFoundError(2, "No such file", "x"), 1, "error: x: No such file\n"),
     (RuntimeError("ffmpeg failed"), 1, "error: ffmpeg failed"),
     (torch.OutOfMemoryError("CUDA"), 1, "ran out of memory"),
+    (RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"), 1, "ran out of memory"),
     (UserError("Caught UserError in worker 0.\nOriginal Traceback (most …):\n  x\nUserError: 3.jpg is bad\n"), 2,
      "error: 3.jpg is bad\n"),
     (KeyError("k"), 1, "fault of the program"),

@@ -27,9 +27,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 import audio
 import color_syncnet_train
+import distributed
 import files
 import hq_wav2lip_train
 import models
@@ -43,7 +45,7 @@ from distributed import Distributed, join_processes
 from errors import UserError
 from fill import fill
 from hparams import FIXED_BY_NETWORKS, FIXED_BY_PREPROCESSING, HParams, hparams
-from models import weights
+from models import SyncNet_color, weights
 from models.conv import fold_batchnorm
 from reporting import Cancelled, Reporter
 from terminal import TERMINAL
@@ -999,17 +1001,100 @@ def test_killed_worker_costs_no_steps(corpus, tmp_path, start_training):
 
 
 def test_all_processes_stop_an_evaluation_when_one_is_asked_to():
-    class Two(Distributed):
-        def mean(self, rows):
-            return (rows + 1) / 2  # the other process was asked to stop
-
-    trainer = object.__new__(loop._Trainer)
-    trainer.group, trainer.shared_batches, trainer.step = Two(torch.device("cpu"), world_size=2), 1, 0
-    trainer._stop, trainer._first_step = False, 0
+    trainer = one_of_two(other=(1, 0))
     with pytest.raises(training.Stopped):
         next(trainer._stoppable([0]))
-    trainer.shared_batches = 0  # the other process does not have this batch
-    assert next(trainer._stoppable([0])) == 0
+    assert trainer._agreed
+
+
+def test_processes_may_have_different_numbers_of_evaluation_batches():
+    trainer = one_of_two(other=(0, 1))  # the other has more
+    batches = trainer._stoppable([0, 1])
+    assert [next(batches), next(batches)] == [0, 1]
+    trainer.group.other = (0, 0)
+    assert list(batches) == []
+    assert list(trainer._stoppable([0, 1])) == [0, 1]  # and here it has fewer
+
+
+@pytest.mark.parametrize("read", ["_fetch", "_stoppable"])
+def test_all_processes_hear_of_a_problem(read):
+    """Of one in an evaluation they did not: they waited for the process that had left, and nothing was saved."""
+
+    def broken():
+        yield 0
+        raise OSError("the disk is gone")
+
+    trainer = one_of_two(other=(0, 0))
+    trainer.plan = SimpleNamespace(minutes=None)
+    batches = getattr(trainer, read)(broken())
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(batches)
+    assert trainer._agreed and trainer.group.told[-1][0] == 1  # the problem is a reason for all to stop
+
+
+def one_of_two(other):
+    """Return the trainer of a process whose only companion sets the ``other`` flags."""
+
+    class Two(Distributed):
+        def mean(self, rows):
+            self.told.append(rows.tolist())
+            return (rows + torch.tensor(self.other)) / 2
+
+    trainer = object.__new__(loop._Trainer)
+    trainer.group, trainer.step = Two(torch.device("cpu"), world_size=2), 0
+    trainer.group.__dict__.update(other=other, told=[])
+    trainer._stop = trainer._agreed = trainer._interruptible = False
+    trainer._first_step = 0
+    return trainer
+
+
+@pytest.mark.parametrize("words", [
+    "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)",
+    "DataLoader worker (pid 7) is killed by signal: Bus error. Workers may be out of shared memory.",
+])  # fmt: skip
+def test_full_shared_memory_is_called_so(words):
+    """In a container it has 64 MB, and the error seemed to be about a disk."""
+    trainer = one_of_two(other=(0, 0))
+    trainer.plan = SimpleNamespace(saves=True, checkpoint_dir=Path("EXPERT"))
+    with pytest.raises(RuntimeError, match=r"shared memory .* is full; everything up to step 0 is saved .*--shm-size"):
+        trainer._raise_for_killed(RuntimeError(words))
+
+
+def test_a_failed_process_does_not_wait_for_the_others(monkeypatch):
+    """By NCCL, leaving waits for processes that may wait for this one; two hours passed before the run ended."""
+    calls = []
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_backend", lambda: "nccl")
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("destroyed"))
+    monkeypatch.setattr(dist.distributed_c10d, "_abort_process_group", lambda: calls.append("aborted"))
+    with pytest.raises(OSError), recipes.training_session(recipes.TrainingOptions(device="cpu")):
+        raise OSError("the disk is full")
+    assert calls == ["aborted"]
+
+
+def test_batch_norms_are_shared_on_gpus():
+    expert = SyncNet_color(0.25)
+    names = [*expert.state_dict()]
+    shared = distributed._share_statistics(expert, torch.device("cuda"))
+    assert not any(type(module) is torch.nn.BatchNorm2d for module in shared.modules())
+    assert sum(isinstance(module, torch.nn.SyncBatchNorm) for module in shared.modules()) > 10
+    assert [*shared.state_dict()] == names
+
+
+def test_ctrl_c_ends_a_run_whose_data_hang(corpus, tmp_path, monkeypatch):
+    """As on a network disk that is gone: only a kill helped, and the steps since the last checkpoint were lost."""
+    read = SyncNetDataset.read
+
+    def hanging(self, key):
+        if key >= 24:
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("reading goes on")
+        return read(self, key)
+
+    monkeypatch.setattr(SyncNetDataset, "read", hanging)
+    assert color_syncnet_train.main(command(corpus, tmp_path)) == 130
+    assert len(losses(tmp_path)) == 6
+    assert (tmp_path / f"checkpoint_step{len(losses(tmp_path)):09d}.pth").exists()
 
 
 def train_as_one_of_two(rank, todo):
@@ -1590,15 +1675,16 @@ def test_cancelled_training_is_saved(corpus, tmp_path):
 def test_worker_killed_in_an_evaluation_is_named(monkeypatch, tmp_path):
     """The first evaluation starts more of them, just when memory is short; torch's words were all that was said."""
 
-    def evaluate(*_):
+    def killed():
+        yield from ()
         raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. ")
 
-    monkeypatch.setattr(loop, "evaluate", evaluate)
-    trainer = object.__new__(loop._Trainer)
+    monkeypatch.setattr(loop, "evaluate", lambda _, batches: list(batches))
+    trainer = one_of_two(other=(0, 0))
     trainer.task = SimpleNamespace(swap_in_ema=contextlib.nullcontext)
     trainer.plan, trainer.step = SimpleNamespace(saves=True, checkpoint_dir=tmp_path), 7
     with pytest.raises(RuntimeError, match="perhaps for lack of memory.*everything up to step 7 is saved"):
-        trainer._evaluate([])
+        trainer._evaluate(killed())
 
 
 def test_keeping_few_checkpoints_keeps_complete_ones(filled, tmp_path, monkeypatch):

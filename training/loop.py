@@ -32,6 +32,7 @@ from training.starting import Plan, check_same_inputs, digest_inputs, report_sta
 from training.tasks import WATCHED_STEPS, Figures, Task
 
 KILLED = re.compile(r"DataLoader worker .*(exited unexpectedly|killed by signal)")  # torch's words
+NO_SHARED_MEMORY = re.compile(r"shared memory.*No space left|No space left.*/dev/shm|Bus error", re.DOTALL)
 NAMED_AT_ONCE = 5  # damaged files in one note
 MIN_RATE = 0.01  # share of the learning rate that is left at the end of the decay
 
@@ -69,8 +70,6 @@ def _fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, repor
     windows = max(group.world_size, min(plan.eval_steps * plan.batch_size, len(val.index)))
     share = plan.batch_size // group.world_size
     evaluation = evaluation_windows(windows, share, group.rank, group.world_size)
-    # no process has fewer
-    shared_batches = len(evaluation_windows(windows, share, group.world_size - 1, group.world_size))
     pin = group.device.type == "cuda"
     with (
         # memory is pinned on the current device, which may be another than ours, and full
@@ -79,7 +78,7 @@ def _fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, repor
         contextlib.closing(Loader(val, evaluation, plan.num_workers, pin)) as val_loader,
     ):
         position = replace(position, input_digests=input_digests)
-        _Trainer(task, plan, position, batches, report, shared_batches).run(train_loader, val_loader)
+        _Trainer(task, plan, position, batches, report).run(train_loader, val_loader)
 
 
 def decay_at(step: int, steps: int) -> float:
@@ -92,11 +91,8 @@ def decay_at(step: int, steps: int) -> float:
 class _Trainer:
     """The loop of ``fit``: state that changes from step to step."""
 
-    def __init__(
-        self, task: Task, plan: Plan, position: Position, batches: Batches, report: Reporter, shared_batches: int
-    ) -> None:
+    def __init__(self, task: Task, plan: Plan, position: Position, batches: Batches, report: Reporter) -> None:
         self.task, self.plan, self.batches, self.report = task, plan, batches, report
-        self.shared_batches = shared_batches  # evaluation batches that every process has
         self.step, self.evaluation_pending = position.step, position.evaluation_pending
         self.group = task.group
         self.recent: deque[Figures] = deque(maxlen=WATCHED_STEPS)
@@ -105,7 +101,8 @@ class _Trainer:
         self.best = read_best(plan.checkpoint_dir).score_until(position.step, self.input_digests, task)
         self.log = Log(plan.checkpoint_dir, position, report) if self.group.is_main and plan.saves else None
         self._waited = 0.0  # seconds, for the data of this step
-        self._stop = False
+        self._stop = self._agreed = False  # whether this process was asked to stop; whether all have agreed to
+        self._interruptible = False  # whether the run may stop at once
         self._first_step, self._saved = self.step, self._position
         self._step_complete = True  # False while a step has changed some weights, but not yet all that belongs to it
         for part in task.parts():  # running out of memory before that loses nothing
@@ -127,6 +124,7 @@ class _Trainer:
         main_report = self.report if self.group.is_main else SILENT
         log = contextlib.closing(self.log) if self.log else contextlib.nullcontext()
         with (
+            self._leaving_together(),
             log,
             self._signals(),
             self._saving(),
@@ -156,30 +154,57 @@ class _Trainer:
             if self._step_complete:
                 self._save()
 
+    @contextlib.contextmanager
+    def _leaving_together(self) -> Iterator[None]:
+        """If all stop, wait until all are done: torchrun kills the others soon after the first process has ended."""
+        try:
+            yield
+        except BaseException:
+            if self._agreed:
+                self.group.wait()
+            raise
+
     def _fetch(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches; if one process was asked to stop or has no batch, all stop after the same step."""
         batches = iter(loader)
         end = math.inf if self.plan.minutes is None else time.monotonic() + 60 * self.plan.minutes
         while True:
-            batch = problem = None
             begun = time.perf_counter()
-            try:
-                batch = next(batches, None)
-            except Exception as error:
-                problem = error
+            batch, problem = self._next(batches)
             self._waited = time.perf_counter() - begun
-            stop, done = self._any_process(self._stop or problem is not None, batch is None or time.monotonic() > end)
-            if stop:
-                if self._stop or not problem:  # a worker may have died of the same signal
-                    raise self._stopped()
-                self._raise_for_killed(problem)
-                raise problem
+            (done,) = self._stop_or_agree(problem, batch is None or time.monotonic() > end)
             if done or batch is None:
                 return
             yield batch
 
+    def _next(self, batches: Iterator[Batch]) -> tuple[Batch | None, Exception | None]:
+        """Return the next batch, None if there is none, and what went wrong."""
+        self._interruptible = self.group.world_size == 1  # others would wait; alone, data may hang for ever
+        try:
+            return next(batches, None), None
+        except Exception as problem:
+            return None, problem
+        finally:
+            self._interruptible = False
+
+    def _stop_or_agree(self, problem: Exception | None, flag: bool) -> list[bool]:
+        """Return whether any process has set the flag; if one has a problem or was asked to stop, all stop."""
+        stop, *agreed = self._any_process(self._stop or problem is not None, flag)
+        if not stop:
+            return agreed
+        self._agreed = True
+        if self._stop or not problem:  # a worker may have died of the same signal
+            raise self._stopped()
+        self._raise_for_killed(problem)
+        raise problem
+
     def _raise_for_killed(self, problem: Exception) -> None:
-        """Raise RuntimeError, in the user's words, if the problem is that a process of a loader was killed."""
+        """Raise RuntimeError, in the user's words, if a process of a loader was killed or had no shared memory."""
+        if NO_SHARED_MEMORY.search(str(problem)):
+            raise RuntimeError(
+                f"the shared memory through which data are loaded is full; {self._saved_so_far()} (in Docker, with "
+                "--shm-size=4g; or with fewer num_workers)"
+            ) from problem
         if KILLED.search(str(problem)) or isinstance(problem, (ConnectionError, EOFError)):
             what = f"a data loader process was killed, perhaps for lack of memory ({problem})"
             guard = 'a program of your own must check if __name__ == "__main__" before it trains'
@@ -235,12 +260,8 @@ class _Trainer:
 
     def _evaluate(self, loader: Iterable[Batch]) -> None:
         start = time.perf_counter()
-        try:
-            with self.task.swap_in_ema():
-                figures = evaluate(self.task, self._stoppable(loader))
-        except Exception as problem:
-            self._raise_for_killed(problem)
-            raise
+        with self.task.swap_in_ema():
+            figures = evaluate(self.task, self._stoppable(loader))
         news = self.task.after_evaluation(figures)
         self.evaluation_pending = False
         if self.log and (score := self.task.score(figures)) < self.best:
@@ -255,11 +276,13 @@ class _Trainer:
                 self.report.note(news)
 
     def _stoppable(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the batches of an evaluation; if asked to stop, all processes stop at the same batch."""
-        for number, batch in enumerate(loader):
-            if number < self.shared_batches and self._any_process(self._stop)[0]:
-                raise self._stopped()
-            yield batch
+        """Yield the batches of an evaluation, of which some processes may have one less; if one stops, all do."""
+        batches, going_on = iter(loader), True
+        while going_on:
+            batch, problem = self._next(batches)
+            (going_on,) = self._stop_or_agree(problem, batch is not None)
+            if batch is not None:
+                yield batch
 
     def _any_process(self, *flags: bool) -> list[bool]:
         """Return, for each of these flags, whether any process has set it; all processes must call this together."""
@@ -286,6 +309,9 @@ class _Trainer:
 
         def ask(*_: object) -> None:
             self._stop = True
+            if self._interruptible:
+                self._interruptible = False
+                raise self._stopped()
 
         in_main_thread = threading.current_thread() is threading.main_thread()  # only that one may set handlers
         numbers = active_signals({"SIGINT", *STOP_SIGNALS}) if in_main_thread else []
