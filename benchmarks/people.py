@@ -51,6 +51,7 @@ from footage import find_videos
 from hparams import hparams as hp
 from models import weights
 from pictures import resized
+from rates import resample
 from sync import open_expert
 
 TRUTH = "truth.json"
@@ -262,6 +263,10 @@ def follow_known_lips(
     ``known``, the error, and the one of the lips as ``filmed``.
     """
     truths = [_known_lips(clip) for clip in originals]
+    rates, known_rate = [video.probe(clip).fps for clip in originals], Fraction(hp.fps)
+    real, made = (
+        [np.array([*resample(lips, rate, known_rate)]) for lips, rate in zip(some, rates)] for some in (real, made)
+    )
     heard = [truths[j] for j in partners]
     fits = [compare_apertures(lips, truth) for lips, truth in zip(made, heard) if truth is not None]
     filmed = [compare_apertures(lips, truth) for lips, truth in zip(real, truths) if truth is not None]

@@ -108,7 +108,8 @@ def compare_head(made: Path, filmed: Path, speaker: Path) -> ApertureFit | None:
         return None
     rate = video.probe(filmed).fps
     read = opening_reader(mouths(filmed, truth["boxes"], rate), np.array(truth["aperture"]))
-    return compare_apertures(read(mouths(made, truth["boxes"], rate)), np.array(said["aperture"]))
+    known = np.array([*resample(said["aperture"], Fraction(said.get("fps", rate)), rate)])
+    return compare_apertures(read(mouths(made, truth["boxes"], rate)), known)
 
 
 def mouths(path: Path, boxes: list, rate: Fraction) -> np.ndarray:

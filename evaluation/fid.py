@@ -73,7 +73,7 @@ class Distance:
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        return "\n".join([self.summary, *(f"skipped: {reason}" for reason in self.failed.values())])
+        return "\n".join([self.summary, *(f"not read to its end: {reason}" for reason in self.failed.values())])
 
     def check(self) -> None:
         """Raise RuntimeError if some files could not be read."""
@@ -123,13 +123,18 @@ def statistics_of(roots: Sequence[Path], embed: Embed, every: int = 1) -> Statis
 
 
 def frames_of(roots: Sequence[Path], every: int, failed: dict[str, str]) -> Iterator[np.ndarray]:
-    """Yield pictures (H, W, 3) uint8 BGR, in the order of their names; add unreadable files to ``failed``."""
+    """Yield pictures (H, W, 3) uint8 BGR, in the order of their names; add unreadable files to ``failed``.
+
+    A file that is given twice, as by its name and in its folder, counts once.
+    """
+    seen: set[Path] = set()
     for root in roots:
         if not root.exists():
             raise MissingFile(f"{root} does not exist")
         for path in [root] if root.is_file() else visible_files(root):
             step = 1 if is_picture(path) else every
-            if root.is_file() or is_picture(path) or is_video(path):
+            if (root.is_file() or is_picture(path) or is_video(path)) and path.absolute() not in seen:
+                seen.add(path.absolute())
                 try:
                     yield from video.read_frames(video.probe(path), every=step)
                 except UserError as problem:

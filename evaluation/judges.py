@@ -5,8 +5,8 @@ Each is a plain function of pictures, so it can be replaced by any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +40,11 @@ class Judges:
     landmarks: Landmarks | None = None
     lpips: Distance | None = None
     identity: Identity | None = None
+
+    def for_figures(self, names: Collection[str]) -> Judges:
+        """Return those that any of these figures needs: networks are the slowest part."""
+        unused = [judge for judge, network in NETWORKS.items() if not {*network.figures} & {*names}]
+        return replace(self, **dict.fromkeys(unused))
 
 
 def face_of_fan(frame: np.ndarray, box: np.ndarray) -> np.ndarray:

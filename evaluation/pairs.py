@@ -290,7 +290,7 @@ def records_of(
     differs["detector"] = [lips.search.detector, str(lips.search.weights or "")]
     if sizes:
         differs["sizes"] = asdict(sizes)
-    names = json.dumps([[str(path.absolute()) for path in pair] for pair in pairs], indent=0)
+    names = json.dumps([[str(path.resolve()) for path in pair] for pair in pairs], indent=0)
     return {
         "pairs.json": ("of another list", names),
         "generator.txt": ("of another generator", files.digest(lips.generator.path)),

@@ -121,8 +121,9 @@ def evaluate(
 ) -> Evaluation | None:
     """Lip-sync the pairs of all takes (see ``list_takes``) into ``results_dir``, and measure everything.
 
-    Existing videos are reused. With ``crop_faces``, LSE tracks and crops faces first, as real videos need.
-    ``options`` are those of ``LipSync.run``, except that ``pads`` are 0 by default, as in the reference's evaluation.
+    Existing videos are reused; the figures are saved in ``results_dir``. With ``crop_faces``, LSE tracks and crops
+    faces first, as real videos need. ``options`` are those of ``LipSync.run``, except that ``pads`` are 0 by default,
+    as in the reference's evaluation.
     If there are several processes, the last to finish measures, with its progress in ``report`` (None: that of
     ``lips``); the others return None.
     """
@@ -136,9 +137,12 @@ def evaluate(
     found = Evaluation(results_dir, all_made, panel.others)
     if all_made[GENERATED].finished:
         report = report or lips.report
-        compare_sync(found, panel, lips.search if crop_faces else None, report)
-        compare_pictures(found, lips.search, lips.resolve(Options.of(options)), report)
-        compare_heads(found)
+        try:
+            compare_sync(found, panel, lips.search if crop_faces else None, report)
+            compare_pictures(found, lips.search, lips.resolve(Options.of(options)), report)
+            compare_heads(found)
+        finally:  # what took hours is not lost with what takes more
+            found.save()
     return found
 
 
@@ -199,8 +203,8 @@ def folder_of(results_dir: Path, take: str) -> Path:
 def compare_sync(found: Evaluation, panel: Panel, search: FaceSearch | None, report: Reporter) -> None:
     """Add LSE, success rates, discrepancy and, last, FID, whose failure loses none of the others.
 
-    A pair counts only if all its videos can be scored: the real one, the one lip-synced to another voice and, if
-    requested, the one lip-synced to its own.
+    For LSE, a pair counts only if all its videos can be scored: the real one, which may have no sound, the one
+    lip-synced to another voice and, if requested, the one lip-synced to its own.
     """
     generated = found.made[GENERATED]
     sides = {REAL: {n: generated.pairs[n].video for n in generated.finished}, GENERATED: generated.finished}
@@ -223,9 +227,9 @@ def compare_sync(found: Evaluation, panel: Panel, search: FaceSearch | None, rep
         found.rows[name] = table.lse_row(scored[name], [str(path) for path in chosen[name]]) | success
     if MATCHED in found.rows:
         found.rows["discrepancy"] = table.discrepancy(found.rows[GENERATED], found.rows[MATCHED])
-    if panel.fid and usable:
+    if panel.fid:
         with CatchFailure() as caught:
-            apart = fid.compare(chosen[REAL], chosen[GENERATED], panel.fid)
+            apart = fid.compare(*([*sides[name].values()] for name in (REAL, GENERATED)), panel.fid)
             found.rows[GENERATED]["FID"] = apart.fid
             found.failed |= apart.failed
             found.notes.append(apart.summary)
@@ -234,19 +238,20 @@ def compare_sync(found: Evaluation, panel: Panel, search: FaceSearch | None, rep
 
 
 def compare_pictures(found: Evaluation, search: FaceSearch, options: ResolvedOptions, report: Reporter) -> None:
-    """Compare every video of every take with its source, except those that could not be scored.
+    """Compare every video of every take with its source, by the judges whose figures the take has.
 
     The means are over the sources that could be compared in all takes, if there are any, so that takes are comparable:
     other sources may be sharper. Each counts as often as in the list of pairs.
     """
-    bad = set(found.failed)
     for take, made in found.made.items():
         listed = [(path, made.pairs[n].video) for n, path in made.finished.items()]
-        fine = [pair for pair in listed if not bad & set(map(str, pair))]
-        name = f"Comparing {take}"
-        likeness = compare_files(fine, search, report, found.judges, options.pads, name, options.face_index)
+        judges, name = found.judges.for_figures(table.FIGURES_BY_TAKE[take]), f"Comparing {take}"
+        likeness = compare_files(listed, search, report, judges, options.pads, name, options.face_index)
         found.likeness[take] = likeness
-        found.failed |= likeness.failed
+        sources = {str(path): str(source) for path, source in listed}  # one that cannot be read is named once
+        found.failed |= {
+            path: why for path, why in likeness.failed.items() if not {path, sources[path]} & {*found.failed}
+        }
     sources = [{one.source for one in likeness.scores} for likeness in found.likeness.values()]
     common = set.intersection(*sources)
     often = Counter(one.source for take in {GENERATED} & found.likeness.keys() for one in found.likeness[take].scores)

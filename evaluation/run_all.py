@@ -63,7 +63,6 @@ def run(args: argparse.Namespace) -> None:
     if not found:
         print("other processes are still running; the last one to finish scores the videos")
         return
-    found.save()
     print(found)
     found.check()
 

@@ -218,6 +218,14 @@ def test_score_lse(tmp_path, brief, talking_clip, monkeypatch, capsys):
 # FID
 
 
+def test_pictures_that_are_given_twice_count_once(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), rng.integers(0, 255, (8, 8, 3), np.uint8))
+    found = fid.statistics_of([tmp_path, tmp_path / "1.png", tmp_path], lambda x: x.mean((1, 2)))
+    assert found.count == 3
+
+
 def test_statistics_of_batches_are_those_of_the_whole():
     features = np.random.default_rng(0).standard_normal((50, 6)) + 3
     statistics = fid.Statistics()
@@ -891,6 +899,56 @@ def test_all_takes_weigh_videos_by_the_list_of_pairs(judged):
     of_take = {take: [sharpness[str(folder / "out" / take / f"{n}.mp4")] for n in (0, 0, 1)] for take in ("matched",)}
     assert rows["matched"]["sharpness"] == pytest.approx(np.mean(of_take["matched"]))
     assert [rows[take]["videos"] for take in ("generated", "matched", "silent")] == [3, 3, 3]
+
+
+def test_a_mute_source_loses_only_what_needs_its_sound(judged_pair, capsys):
+    """Its pair lost the figures of pictures, its generated video the LSE, and FID was not measured at all."""
+    folder, common, _ = judged_pair
+    (folder / "list.txt").write_text("b a\n")
+    run_ffmpeg("-i", folder / "data/a.mp4", "-an", "-c", "copy", folder / "mute.mp4")
+    shutil.copy(folder / "data/a.mp4", folder / "data/b.mp4")
+    (folder / "mute.mp4").replace(folder / "data/a.mp4")
+    assert run_all.main([*common, "--filelist", str(folder / "list.txt")]) == 1
+    rows = json.loads((folder / "out/scores.json").read_text())
+    assert list(rows["not scored"]) == [str(folder / "data/a.mp4")]
+    assert rows["generated"]["FID"] > 100 and rows["generated"]["videos"] == 1
+    assert len((folder / "out/videos.csv").read_text().splitlines()) == 2
+
+
+def test_judges_are_asked_only_for_figures_of_the_take(judged_pair, monkeypatch):
+    """The landmarks of every generated video took most of the time, and were thrown away."""
+    _, common, _ = judged_pair
+    asked = []
+    known = {
+        "landmarks": lambda face: asked.append("landmarks"),
+        "identity": lambda face: asked.append("identity") or face[0, 0],
+    }
+    for name, judge in known.items():
+        monkeypatch.setitem(judges.NETWORKS, name, judges.NETWORKS[name]._replace(open=lambda *_, judge=judge: judge))
+    assert run_all.main([*common, "--no_fid", "--landmarks", "x", "--identity", "x"]) == 0
+    assert set(asked) == {"identity"}
+
+
+def test_figures_measured_before_an_interruption_are_saved(judged_pair, monkeypatch):
+    """LSE and FID of hours were lost with the comparison that was interrupted."""
+    folder, common, _ = judged_pair
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(protocol, "compare_files", interrupted)
+    assert run_all.main([*common, "--no_fid"]) == 130
+    assert json.loads((folder / "out/scores.json").read_text())["generated"]["LSE-D"] > 0
+
+
+def test_results_are_those_of_the_same_files_by_another_name(data):
+    """From another working folder, or through a link, they were "of another list", to be deleted."""
+    folder, common, calls = data
+    (folder / "link").symlink_to(folder / "data")
+    for root in ("data", "link"):
+        command = ["--filelist", str(folder / "list.txt"), "--data_root", str(folder / root), *common[2:]]
+        assert gen_videos_from_filelist.main(command) == 1
+    assert len(calls) == 2
 
 
 def test_silence_follows_changes_of_its_video(judged_pair, talking):

@@ -162,6 +162,10 @@ def test_drawn_head_follows_its_own_speech(tmp_path):
     assert own.r > 0.9 and own.lag == 0 and other.r < 0.7
     run_ffmpeg("-i", clips[0], "-vf", "fps=30", "-crf", 0, tmp_path / "faster.mp4")  # frames 30 used to be compared
     assert aperture.compare_head(tmp_path / "faster.mp4", clips[0], clips[0]).by_lag[0] > 0.9  # with openings 25
+    truth = json.loads(clips[0].with_suffix(".json").read_text())
+    truth |= {"fps": 50, "aperture": np.repeat(truth["aperture"], 2).tolist()}  # a speaker filmed at another rate
+    (tmp_path / "speaker.json").write_text(json.dumps(truth))
+    assert aperture.compare_head(clips[0], clips[0], tmp_path / "speaker.mp4").by_lag[0] > 0.9
     clips[1].with_suffix(".json").write_text("{")
     assert aperture.compare_head(*clips[:1] * 2, clips[1]) is None
 
