@@ -91,6 +91,38 @@ def brief(tmp_path_factory, talking):
 # LSE
 
 
+@pytest.mark.parametrize("first", [0, 7])
+def test_every_window_of_frames_meets_its_own_sound(talking, monkeypatch, first):
+    """By the definition, window by window: frames in BGR from ``first`` on, and 20 MFCCs from the same moment."""
+    from python_speech_features import mfcc
+
+    class Network(Judge):  # its features show the order of frames, colours and MFCCs
+        def forward_lip(self, x):
+            return x.mean((3, 4)).flatten(1)
+
+        def forward_aud(self, x):
+            return x[:, 0, :3].unflatten(2, (5, 4)).mean(3).flatten(1)
+
+    frames = [cv2.resize(frame, (224, 224)) for frame in video.read_frames(video.probe(talking))]
+    shown = [[frame if number >= first else None] for number, frame in enumerate(frames)]
+    monkeypatch.setattr(lse, "find_tracks", lambda *_: [None])
+    monkeypatch.setattr(lse, "track_crops", lambda *_: iter(shown))
+    samples = np.round(video.read_audio(talking, 16000) * 32768).astype(np.int16)
+    cepstra = mfcc(samples, 16000)
+    starts = range(first, min(len(frames) - 5, len(samples) // 640 - 5))
+    lips = [np.stack([frame.mean((0, 1)) for frame in frames[s : s + 5]], axis=1).ravel() for s in starts]
+    sound = [cepstra[4 * s : 4 * s + 20, :3].reshape(5, 4, 3).mean(1).T.ravel() for s in starts]
+    silence = np.zeros(15)
+    means = []
+    for shift in range(-15, 16):
+        heard = [sound[i + shift] if 0 <= i + shift < len(sound) else silence for i in range(len(sound))]
+        means.append(np.mean([np.linalg.norm(a - b) for a, b in zip(lips, heard)]))
+    (found,) = lse.score_file(talking, Network(), FaceSearch())
+    assert found.lse_d == pytest.approx(min(means), rel=1e-4) and found.frames == len(starts) + 4
+    assert found.lse_c == pytest.approx(np.median(means) - min(means), rel=1e-2)
+    assert found.offset == 15 - int(np.argmin(means))
+
+
 def test_lse_matches_golden_data():
     golden = np.load(GOLDEN / "lse.npz")
     mean = lse.mean_distances(golden["video_features"], golden["audio_features"])
