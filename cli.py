@@ -207,8 +207,8 @@ def home_expanded(text: str) -> Path:
 
 def file_or_name(text: str) -> str:
     """Parse a file or the name of a download; in a job table, a file is relative to the table if it exists there."""
-    path(text)
-    return text  # not as a Path, which would collapse the slashes of a URL
+    known = path(text)
+    return str(known) if text.startswith("~") else text  # a Path would collapse the slashes of a URL
 
 
 def positive(kind: type) -> Callable[[str], float]:

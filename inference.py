@@ -16,6 +16,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import cv2
+
 import arguments
 import cli
 import files
@@ -58,6 +60,12 @@ def get_parser() -> cli.Parser:
     )
     add("--again", action="store_true", help="In a batch, also remake videos that are already finished.")
     add("--outfile", type=Path, default=OUTFILE, help="The video to write; in a batch, the folder (results).")
+    add(
+        "--preview",
+        type=cli.moment,
+        metavar="TIME",
+        help="Make only the frame at this time of the result, as a PNG with the name of --outfile.",
+    )
     arguments.add_lip_sync_arguments(parser)
     return parser
 
@@ -66,7 +74,7 @@ def face_and_speech(text: str) -> tuple[int, Path]:
     number, _, speech = text.partition("=")
     if not (number.isdecimal() and speech):
         raise argparse.ArgumentTypeError(f"{text!r} is not NUMBER=SPEECH, such as 0=anna.wav")
-    return int(number), Path(speech)
+    return int(number), cli.path(speech)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,10 +88,7 @@ def run(args: argparse.Namespace) -> None:
     elif args.jobs or not args.face or not args.audio:
         run_jobs(read_jobs(args), args)
     elif len(args.face) == len(args.audio) == 1 and not any(map(files.is_folder, (*args.face, *args.audio))):
-        take = arguments.open_lips(args).run(
-            args.face[0], args.audio[0], args.outfile, **arguments.lip_sync_options(args)
-        )
-        print(f"{args.outfile}: {take}")
+        make_one(args, args.face[0], args.audio[0])
     else:
         run_jobs(jobs.pair(args.face, args.audio, arguments.lip_sync_options(args), TERMINAL), args)
 
@@ -97,10 +102,20 @@ def run_pairs(args: argparse.Namespace) -> None:
     numbers = [number for number, _ in args.pair]
     if twice := {number for number in numbers if numbers.count(number) > 1}:
         raise UserError(f"--pair gives face {min(twice)} two speeches; give one")
-    take = arguments.open_lips(args).run(
-        args.face[0], dict(args.pair), args.outfile, **arguments.lip_sync_options(args)
-    )
-    print(f"{args.outfile}: {take}")
+    make_one(args, args.face[0], dict(args.pair))
+
+
+def make_one(args: argparse.Namespace, face: Path, speech: Path | dict[int, Path]) -> None:
+    """Make one video, or one frame of it."""
+    lips, options = arguments.open_lips(args), arguments.lip_sync_options(args)
+    if args.preview is None:
+        print(f"{args.outfile}: {lips.run(face, speech, args.outfile, **options)}")
+        return
+    path = args.outfile.with_suffix(".png")
+    files.check_not_input("--outfile", path, [face, *(speech.values() if isinstance(speech, dict) else [speech])])
+    frame = lips.preview(face, speech, args.preview, **options)
+    files.save(path, cv2.imencode(".png", frame)[1].tobytes())
+    print(f"{path}: the frame at {args.preview:g} s")
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -125,6 +140,8 @@ def read_jobs(args: argparse.Namespace) -> list[jobs.Job]:
 
 
 def run_jobs(listed: list[jobs.Job], args: argparse.Namespace) -> None:
+    if args.preview is not None:
+        raise UserError("--preview shows a frame of one video; give one --face and one --audio, or --pair")
     if outcome := jobs.work_through(jobs.settle(listed, folder_of(args)), arguments.open_lips(args), args.again):
         outcome.check()
 

@@ -260,7 +260,22 @@ def test_auto_precision_fits_the_device(monkeypatch):
     assert devices.pick_precision("auto", cpu) == torch.bfloat16
     monkeypatch.setattr(devices, "cpu_has_bf16", lambda: False)
     assert devices.pick_precision("auto", cpu) == torch.float32
-    assert devices.pick_precision("auto", torch.device("cuda")) == torch.float16
+    for capability, dtype in (((7, 0), torch.float16), ((6, 1), torch.float32)):  # Pascal is slower in fp16
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, capability=capability: capability)
+        assert devices.pick_precision("auto", torch.device("cuda")) == dtype
+
+
+def test_a_gpu_that_torch_cannot_use_is_mentioned(monkeypatch):
+    """The plain installation on Windows computed on the CPU, without a word."""
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(devices.shutil, "which", lambda name: None)
+    assert not devices.unused_gpu("auto")
+    monkeypatch.setattr(devices.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert "built without CUDA; install another as pytorch.org" in devices.unused_gpu("auto")
+    assert not devices.unused_gpu("cpu")
+    with pytest.raises(UserError, match="built without CUDA"):
+        devices.pick_device("cuda")
 
 
 @pytest.mark.parametrize("capability, dtype", [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
@@ -343,4 +358,8 @@ def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     args = inference.get_parser().parse_args(["--face", "a.mp4", "--audio", "b.wav", "--outfile=~/x.mp4"])
     assert args.outfile == tmp_path / "x.mp4"
+    given = ["--checkpoint_path=~/x.pth", "--pair", "0=~/anna.wav", "--identity", "https://a//b"]
+    args = inference.get_parser().parse_args(["--face", "a.mp4", *given])
+    assert args.checkpoint_path == str(tmp_path / "x.pth") and args.pair == [(0, tmp_path / "anna.wav")]
+    assert args.identity == "https://a//b"
     assert cli.path("~nobody-has-this-name/x") == Path("~nobody-has-this-name/x") and cli.path("a~/x") == Path("a~/x")

@@ -414,6 +414,22 @@ def test_wrong_checkpoint(fails, tmp_path):
     assert "wav2lip_gan" in fails(checkpoint=tmp_path / "nowhere.pth")
 
 
+def test_one_frame_can_be_looked_at_first(sync, tmp_path):
+    """It is that of the result, in a picture beside it."""
+    face = ("--box", 5, 100, 30, 130)
+    assert sync(*face, "--crf", 0) == (0, "")
+    frames = list(video.read_frames(video.probe(tmp_path / "out.mp4")))
+    for second, number in ((0.2, 5), (99, len(frames) - 1)):
+        assert sync(*face, "--preview", second) == (0, "")
+        shown = cv2.imread(str(tmp_path / "out.png"))
+        assert np.abs(shown.astype(int) - frames[number]).mean() < 2  # encoding rounds colours
+
+
+def test_a_preview_is_of_one_video(small_clip, speech, capsys):
+    command = ["--face", small_clip, small_clip, "--audio", speech, "--preview", "1"]
+    assert inference.main([*map(str, command)]) == 2 and "--preview shows a frame of one" in capsys.readouterr().err
+
+
 def test_malicious_checkpoint(fails, tmp_path):
     class Evil:
         def __reduce__(self):
@@ -429,6 +445,7 @@ def test_malicious_checkpoint(fails, tmp_path):
     (("--nosmooth",), "--nosmooth does nothing"),
     (("--on_missing_face", "error"), "--on_missing_face error does nothing"),
     (("--identity", "x.onnx"), "--identity is for --face_like"),
+    (("--occlusion", "keep"), "--occlusion keep does nothing without --blend feather"),
     (("--mix", "short.wav"), "--mix short.wav lasts 0.1 s, the speech 0.4 s: the rest of it is silent"),
 ])  # fmt: skip
 def test_flags_that_do_nothing_are_reported(sync, tmp_path, short_speech, flags, words):
