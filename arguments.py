@@ -328,9 +328,8 @@ def add_mouth_arguments(parser: Flags) -> None:
     add(
         "--occlusion",
         choices=OPTION_CHOICES["occlusion"],
-        default=Options.occlusion,
-        help="Keep what is in front of the mouth, such as hands, microphones and captions (keep; needs --blend "
-        "feather), or draw over it (ignore).",
+        help="Keep what is in front of the mouth, such as hands, microphones and captions (keep, the default; needs "
+        "--blend feather), or draw over it (ignore).",
     )
 
 

@@ -66,7 +66,8 @@ class Options:
     mix: str | Path | None = None  # a file whose sound replaces the speech in the result
     mark: bool = True  # say in the file that its lips are synthetic
     blend: str | None = None  # how the mouth is blended in, see ``pasting.paste``; None: the network's own
-    occlusion: str = "keep"  # what is in front of the mouth stays there, with "feather"; "ignore": it is drawn over
+    # "keep": what is in front of the mouth stays there, with "feather"; "ignore": it is drawn over; None: "keep"
+    occlusion: str | None = None
     crf: int = video.Encoding.crf  # of the encoder: 0 to 51, lower is better
     preset: str = video.Encoding.preset  # of the encoder
 
@@ -145,13 +146,15 @@ class Options:
             raise UserError(f"there is no option {unknown[0]}; {hint}")
         return cls(**given)
 
-    def without_effect(self) -> Iterator[str]:
-        """Yield sentences about options that have no effect beside others."""
+    def without_effect(self, blend: str) -> Iterator[str]:
+        """Yield sentences about options that have no effect beside others, if mouths are blended in by ``blend``."""
         if self.box and self.pads is not None:
             yield "--box is used as it is, so --pads does nothing"
         if self.box and (not self.smooth or self.on_missing_face == "error"):
             flag = "--nosmooth" if not self.smooth else "--on_missing_face error"
             yield f"with --box no face is searched for, so {flag} does nothing"
+        if self.occlusion == "keep" and blend != "feather":
+            yield "--occlusion keep does nothing without --blend feather: the whole box is pasted"
         if self.identity != Options.identity and not self.face_like:
             yield "--identity is for --face_like, and does nothing without it"
 
@@ -205,6 +208,7 @@ class ResolvedOptions(Options):
     reference: str | int = Wav2Lip.reference
     blend: str = Wav2Lip.blend
     lip_delay: float = 0.0
+    occlusion: str = "keep"
 
     @property
     def keeps_occlusions(self) -> bool:

@@ -231,8 +231,8 @@ def _source(folder: Path, content: dict, options: ResolvedOptions) -> video.Vide
 def _options(values: dict) -> ResolvedOptions:
     """Return the options; raise ValueError for other names or kinds than were saved, UserError for invalid values."""
     kinds = {
-        "reference": (str, int), "blend": (str,), "crop": (list,), "lip_delay": (float,), "rotate": (bool, int),
-        "resize_factor": (int, float),
+        "reference": (str, int), "blend": (str,), "occlusion": (str,), "crop": (list,), "lip_delay": (float,),
+        "rotate": (bool, int), "resize_factor": (int, float),
     }  # fmt: skip
     usual = Options()
     if set(values) != set(SAVED_OPTIONS):

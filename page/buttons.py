@@ -307,7 +307,7 @@ def job_of(values: Values) -> tuple[str, Any, Values]:
         "sharp": values["sharp"],
         "start": moment(values["start"]) if values["start"] else None,  # "" once the text box has been shown
         "end": moment(values["end"]) if values["end"] else None,
-        "occlusion": "keep" if values["occlusion"] else "ignore",
+        "occlusion": None if values["occlusion"] else "ignore",
         "network": values["network"],
         "silence": "closed" if values["silence"] else "free",
         "mouth_gain": values["mouth_gain"],

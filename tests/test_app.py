@@ -212,7 +212,7 @@ def test_the_operators_identity_is_mentioned_only_if_used(settings, pair, sessio
     """Every result said that it does nothing."""
     page = Actions(replace(settings, identity="other.onnx"))
     _, _, options = page._settled(session, *map(str, pair), 1.0, SILENT, {})
-    assert not [*Options.of(options).without_effect()]
+    assert not [*Options.of(options).without_effect("box")]
 
 
 @pytest.mark.parametrize(("name", "value"), [("expert", "none.pth"), ("identity", "none.onnx")])
