@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -17,7 +18,9 @@ from errors import UserError, is_out_of_memory
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds per period, and the period; or max
+FAST_FP16 = (7, 0)  # compute capability from which NVIDIA GPUs are faster in half precision (Volta)
 MAX_WORKERS = 8  # concurrent network calls; more would only hold more frames in memory
+OTHER_TORCH = "install another as pytorch.org describes"
 Result = TypeVar("Result")
 _lock = threading.Lock()
 
@@ -34,11 +37,20 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps") from None
     if device.type not in ("cpu", "cuda", "mps"):
         raise UserError(f"cannot compute on {name!r}; use auto, cpu, cuda, cuda:N or mps")
+    if device.type == "cuda" and torch.version.cuda is None and torch.version.hip is None:
+        raise UserError(f"there is no {name} here: torch was built without CUDA; {OTHER_TORCH}, or use --device auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"there is no {name} here ({torch.cuda.device_count()} CUDA devices); use --device auto")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("there is no mps device here; use --device auto")
     return device
+
+
+def unused_gpu(name: str) -> str:
+    """Return a sentence for the user if ``auto`` misses an NVIDIA GPU for lack of another torch; otherwise nothing."""
+    if name != "auto" or torch.version.cuda or torch.version.hip or not shutil.which("nvidia-smi"):
+        return ""
+    return f"this computer has an NVIDIA GPU, but its torch was built without CUDA; {OTHER_TORCH}"
 
 
 def own_device(name: str) -> str:
@@ -70,7 +82,8 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
         return named_precision(name, device)
     if device.type == "cuda":
-        return torch.float16
+        halves = torch.cuda.get_device_capability(device) >= FAST_FP16
+        return torch.float16 if halves else torch.float32
     return torch.bfloat16 if device.type == "cpu" and cpu_has_bf16() else torch.float32
 
 

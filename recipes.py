@@ -21,7 +21,7 @@ import torch
 import files
 import training
 from dataset import Augmentation, MatchedWindows, SyncNetDataset, Wav2LipDataset
-from devices import cpu_count, pick_device, pick_training_precision
+from devices import cpu_count, pick_device, pick_training_precision, unused_gpu
 from distributed import Distributed, abandon_processes, check_seed, join_processes, preserve_rng
 from errors import UserError
 from hparams import FILELISTS, get_image_list
@@ -82,7 +82,7 @@ def train_expert(
     with training_session(options) as group:
         unread = GENERATOR_HPARAMS | DISCRIMINATOR_HPARAMS | {"eval_steps"}
         main_report = report if group.is_main else SILENT
-        warn_unread(options, unread, main_report)
+        note_unused(options, unread, main_report)
         names = [field.name for field in dataclasses.fields(Augmentation)]
         augmentation = Augmentation(**{name: getattr(hp, f"augment_{name}") for name in names})
         varied = augmentation if augmentation != Augmentation() else None
@@ -125,7 +125,7 @@ def train_generator(
     with training_session(options, discriminator) as group:
         unread = EXPERT_HPARAMS | ({"eval_steps"} if discriminator else DISCRIMINATOR_HPARAMS | {"plateau_warn_steps"})
         main_report = report if group.is_main else SILENT
-        warn_unread(options, unread, main_report)
+        note_unused(options, unread, main_report)
         task_type = HQGeneratorTask if discriminator else GeneratorTask
         if (hp.syncnet_wt or task_type.sync_weight_when_on) + (hp.disc_wt if discriminator else 0) >= 1:
             raise UserError("syncnet_wt and disc_wt leave no weight to L1, which gets the rest of 1; use smaller ones")
@@ -184,8 +184,10 @@ def _seeded(device: torch.device, seed: int) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def warn_unread(options: TrainingOptions, unread: Set[str], report: Reporter) -> None:
-    """Note which of the given settings this training does not read."""
+def note_unused(options: TrainingOptions, unread: Set[str], report: Reporter) -> None:
+    """Note what this training does not use: some of the given settings, and perhaps a GPU."""
+    if missed := unused_gpu(options.device):
+        report.note(f"note: {missed}")
     asked = [part.partition("=")[0].strip() for part in options.settings.split(",")]
     if names := [name for name in asked if name in unread]:
         near = [near for name in names if (near := f"syncnet_{name}") in EXPERT_HPARAMS - unread and near not in asked]

@@ -167,8 +167,13 @@ class SFD:
         # Kept quirk: the reference fed RGB frames, yet subtracted the means in BGR order. The official results depend
         # on it, so the frames are flipped to RGB and the means are not.
         x = x.flip(1).to(torch.float32) - torch.tensor(self.BGR_MEAN, device=self.device).view(1, 3, 1, 1)
-        maps = self.network(x.to(self.dtype, memory_format=memory_format(self.device)))
-        return [m.float().cpu() for m in maps]
+        maps = [m.float().cpu() for m in self.network(x.to(self.dtype, memory_format=memory_format(self.device)))]
+        if self.dtype != torch.float32 and not all(m.isfinite().all() for m in maps):
+            # some GPUs compute no numbers in fp16, and every frame would seem to have no face
+            self.dtype = torch.float32
+            self.network.to(self.dtype)
+            return self._maps(frames)
+        return maps
 
     def _decode(self, maps: list[torch.Tensor], count: int) -> list[np.ndarray]:
         """Score and offset maps of strides 4, 8, … 128, in pairs -> boxes of each frame."""

@@ -26,7 +26,7 @@ import speakers
 import video
 from concurrency import prefetch
 from credentials import Credentials
-from devices import calls_at_a_time
+from devices import calls_at_a_time, unused_gpu
 from errors import UserError, prefix_errors
 from face_path import Box, FacePath, Piece
 from faces import FaceSearch
@@ -94,6 +94,8 @@ class LipSync:
         self.runtime = Runtime(runtime, precision)
         self.device = self.runtime.pick_device(device)
         self.dtype = self.runtime.pick_precision(self.device)
+        if missed := unused_gpu(device):
+            report.note(f"note: {missed}")
         self.search, self.batch_size, self.report = search.on(self.device, self.dtype), batch_size, report
         self._checkpoint, self.expert_path = checkpoint, expert
         self.restorer = Path(restorer) if restorer else None
@@ -210,14 +212,14 @@ class LipSync:
         """
         _check_choice(speeches, chosen)
         _ = self.restore  # loaded now, so that a missing file shows before the work
-        for note in chosen.without_effect():
+        resolved = self.resolve(chosen)
+        for note in chosen.without_effect(resolved.blend):
             self.report.note(f"note: {note}")
         opened = open_face(face, chosen, self.report)
         sounds = {index: open_sound(path, self.report) for index, path in speeches.items()}
         sound, longest = max(sounds.values(), key=lambda one: one[1])
         heard = open_mix(Path(chosen.mix), longest, self.report) if chosen.mix else sound
         segment = segment_for(opened, longest, chosen, self.report, seconds, search_all)
-        resolved = self.resolve(chosen)
         with self._searching_once(len(speeches)) as searcher:
             faces = tuple(
                 searcher._speaking_face(segment, resolved, index, *own, longest) for index, own in sounds.items()
@@ -272,6 +274,7 @@ class LipSync:
             raise UserError("--reference matching: this network cannot tell how far mouths open; use --reference still")
         defaults = {name: getattr(self.generator, name) for name in ("pads", "blend", "reference")}
         defaults["lip_delay"] = 1000 / hp.fps * (self.generator.mel_lead or 0)  # unknown for official ones: none
+        defaults["occlusion"] = ResolvedOptions.occlusion
         unsaid = {name: value for name, value in defaults.items() if getattr(options, name) is None}
         return ResolvedOptions(**vars(options) | unsaid)
 
