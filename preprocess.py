@@ -121,6 +121,8 @@ def run(args: argparse.Namespace) -> None:
     if summary is None:  # another process finishes last and has the summary
         return
     print_table(summary, args.preprocessed_root / "report.json")
+    if not options.sync and summary.kept:
+        print("sync       not checked; --sync report tells whether faces and voices match")
     if args.split:
         print(f"split      {write_filelists(summary.kept, args.split, args.seed, args.filelists)}")
     elif (args.filelists / "train.txt").exists():

@@ -22,6 +22,7 @@ import video
 from demo.portrait import Portrait
 from demo.scene import wander
 from demo.talking_head import Recipe, write_clip, write_speech
+from errors import needs
 from faces import FaceSearch
 from lipsync import LipSync
 from models import weights
@@ -53,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
+    with needs("app"):  # now, not after the work
+        import matplotlib  # noqa: F401
     args.results.mkdir(parents=True, exist_ok=True)
     outfile, head = args.results / "demo.mp4", args.results / "demo_head.mp4"
     with tempfile.TemporaryDirectory() as folder:

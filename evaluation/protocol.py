@@ -229,7 +229,7 @@ def compare_sync(found: Evaluation, panel: Panel, search: FaceSearch | None, rep
         found.rows["discrepancy"] = table.discrepancy(found.rows[GENERATED], found.rows[MATCHED])
     if panel.fid:
         with CatchFailure() as caught:
-            apart = fid.compare(*([*sides[name].values()] for name in (REAL, GENERATED)), panel.fid)
+            apart = fid.compare([*sides[REAL].values()], [*sides[GENERATED].values()], panel.fid)
             found.rows[GENERATED]["FID"] = apart.fid
             found.failed |= apart.failed
             found.notes.append(apart.summary)

@@ -105,6 +105,6 @@ def _write_settings(path: Path, checkpoint: Checkpoint) -> None:
     import onnx
 
     graph = onnx.load(str(path))
-    settings = {name: getattr(checkpoint, name) for name in INFERENCE_SETTINGS}
+    settings = {name: getattr(checkpoint, name) for name in INFERENCE_SETTINGS} | {"mel_lead": checkpoint.lead}
     onnx.helper.set_model_props(graph, {name: str(value) for name, value in settings.items() if value is not None})
     onnx.save(graph, str(path))

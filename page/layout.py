@@ -211,9 +211,7 @@ class Page:
         self._cancels(cancel, LEARN)
 
     def _live_tab(self) -> None:
-        gr.Markdown(
-            "Prepare a face, then talk: its lips follow your voice within half a second. Use headphones to hear it."
-        )
+        gr.Markdown("Prepare a face, then talk: its lips follow your voice within a second. Use headphones to hear it.")
         with gr.Row():
             with gr.Column():
                 film, photo = _face("A face", "live_")

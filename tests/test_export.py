@@ -70,7 +70,9 @@ def test_exported_generator_draws_the_same(exported, small_checkpoint):
         (pictures,) = session.run(["pictures"], {name: value.numpy() for name, value in inputs.items()})
         assert np.abs(pictures - model(*inputs.values()).numpy()).max() < 1e-3
     metadata = session.get_modelmeta().custom_metadata_map
-    assert metadata == {"pads": "(0, 10, 0, 0)", "blend": "box", "reference": "same", "gain": "1.0", "mask_top": "0.5"}
+    assert metadata == {
+        "pads": "(0, 10, 0, 0)", "blend": "box", "reference": "same", "gain": "1.0", "mask_top": "0.5", "mel_lead": "1",
+    }  # fmt: skip
 
 
 @torch.inference_mode()
