@@ -21,7 +21,7 @@ from face_detection.cuts import LOOKAHEAD
 from face_detection.detections import Detections
 from face_detection.tracking import BoxSmoother, follow_face, settle
 from faces import FaceSearch
-from lipsync import LipSync, engine
+from lipsync import LipSync, ResolvedOptions, engine
 from reporting import SILENT
 
 GAP = 4  # frames; a face that is alone for 24 of them is followed
@@ -500,3 +500,19 @@ def test_a_long_truncated_video_is_refused_before_any_work(
     assert searched == [0]
     run_ffmpeg("-i", long_speech, "-t", 1, tmp_path / "short.wav")  # for which there is enough video
     lips_of(opened, SILENT).prepare(tmp_path / name, tmp_path / "short.wav")
+
+
+def test_drawn_boxes_are_steady_and_gaps_filled(opened, monkeypatch):
+    """Through the whole search, not only in the smoother."""
+    frames = [[box(100 + 4 * (i % 2))] for i in range(40)]
+    frames[20:24] = [[]] * 4
+    monkeypatch.setattr(FaceSearch, "stream", lambda *_: (found for found in [seen(frames)]))
+    source = video.VideoInfo(Path("x.mp4"), *SIZE[::-1], fps=Fraction(25))
+    for options, tremble in (({}, 0), ({"smooth": False}, 4)):  # means of five: 101.6 or 102.4
+        path = opened.find_face(source, 40, ResolvedOptions(pads=(0,) * 4, **options)).path
+        drawn = [one and one[0] for one in path.boxes]
+        assert None not in drawn and np.ptp(drawn[5:15]) == tremble
+
+
+def test_every_pad_has_its_side():
+    assert placed((100, 80, 160, 140), (1, 2, 3, 4)) == (97, 79, 164, 142)

@@ -660,3 +660,13 @@ def test_face_index_chooses_which_face_speaks(sync, tmp_path, small_photo, index
     halves = np.split(np.abs(after - before).mean((0, 1, 3)), 2)
     moved = [half.max() for half in halves]
     assert moved[index] > 5 and moved[1 - index] < 3  # as the encoder leaves it
+
+
+def test_quiet_speech_is_raised_for_the_network(small_checkpoint, small_clip, speech, tmp_path):
+    usual = audio.loudness_of(audio.melspectrogram(video.read_audio(speech, 16000)))
+    torch.save(torch.load(small_checkpoint, weights_only=True) | {"loudness": usual}, tmp_path / "own.pth")
+    run_ffmpeg("-i", speech, "-af", "volume=-12dB", tmp_path / "soft.wav")
+    lips = LipSync(tmp_path / "own.pth")
+    for sound, lift in ((speech, 0), (tmp_path / "soft.wav", 12)):
+        with lips.prepare(small_clip, sound, box=(30, 100, 50, 105)) as take:
+            assert take.faces[0].windows.lift == pytest.approx(lift, abs=1)

@@ -791,3 +791,14 @@ def test_a_moving_chin_does_not_pass_for_a_caption(astronaut):
 def test_numbers_too_large_to_be_floats_are_refused(name):
     with pytest.raises(UserError, match=f"--{name} 1000"):
         Options(**{name: Fraction(10**400, 3)})
+
+
+def test_faces_in_a_fade_are_not_collected(astronaut, monkeypatch):
+    """Black ones would count as shut mouths."""
+    fading = [cv2.convertScaleAbs(astronaut[20:200, 150:310], alpha=light) for light in (0, 0.5, 1, 1, 1)]
+    monkeypatch.setattr(video, "read_frames", lambda *_: iter(fading))
+    path = FacePath.of([(0, 0, 160, 180)], np.empty((1, 4)))
+    assert path.begin() == 0
+    source = video.VideoInfo(Path("x.mp4"), 160, 180, Fraction(25))
+    found, larger = faces_of(FilmedFace(source, path, None), 0)
+    assert len(found) == len(larger) == 3

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -10,7 +13,8 @@ import models
 import video
 from demo.talking_head import Recipe, write_clip
 from errors import UserError
-from lipsync import Options
+from face_path import FacePath
+from lipsync import FilmedFace, Options, ResolvedOptions, looking
 from mouths import Appearance, Appearances, MouthSettings, SpeakingTrack, UnoccludedFace, crop, poses_of, redraw_mouths
 from mouths.pasting import DrawnFace, paste
 
@@ -107,3 +111,13 @@ def test_feather_keeps_what_is_hidden_and_box_does_not():
 def test_unknown_values_of_occlusion_are_refused():
     with pytest.raises(UserError, match="--occlusion draw is not known; give one of keep, ignore"):
         Options(occlusion="draw")
+
+
+def test_mouths_behind_an_object_are_no_references(occluded, filled, monkeypatch):
+    shown = occluded[::5]
+    monkeypatch.setattr(looking, "faces_of", lambda *_: (shown, shown.repeat(2, 1).repeat(2, 2)))
+    source = video.VideoInfo(Path("x.mp4"), 96, 96, Fraction(25))
+    film = FilmedFace(source, FacePath.of([WHOLE], np.empty((1, 4))), None)
+    options = ResolvedOptions(blend="feather", reference="matching")
+    found = looking.appearances_of(filled(models.Wav2Lip, 0.125), film, options).known[0].references.faces
+    assert len(found) == 6 and not (found[(slice(None), *PLACE)] == BLACK).all((1, 2, 3)).any()

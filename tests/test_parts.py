@@ -23,7 +23,7 @@ from errors import UserError
 from face_path import FacePath, Piece
 from faces import FaceSearch
 from lipsync import FilmedFace, LipSync, Options
-from lipsync.take import fading, segment_for
+from lipsync.take import fading, search_range, segment_for
 from mouths import SpeakingTrack, crop, redraw_mouths
 from video import reading
 
@@ -541,3 +541,11 @@ def test_a_mix_of_many_channels_keeps_both_sides(lips, humming_clip, speech, tmp
     _, sides = wavfile.read(tmp_path / "sides.wav")
     found = [np.abs(np.fft.rfft(sides[:4000, side])).argmax() * 4 for side in (0, 1)]
     assert found == [300, 500]
+
+
+@pytest.mark.parametrize("start, before", [(50, 12), (5, 5), (0, 0)])
+def test_search_around_a_part_keeps_its_moments(start, before):
+    source = video.VideoInfo(Path("x.mp4"), 96, 64, Fraction(25), start=start)
+    found, frames, part = search_range(source, 30, Options(start=start / 25, speaker="auto"))
+    assert found.start + part.start == start and part == slice(before, before + 30) and frames == part.stop + 12
+    assert search_range(source, 30, Options(start=start / 25)) == (source, 30, slice(0, 30))

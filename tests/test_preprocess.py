@@ -1310,3 +1310,14 @@ def test_the_report_names_the_detector_that_was_used(monkeypatch):
 def test_an_endless_clip_is_not_called_too_short():
     with pytest.raises(UserError, match="--seconds inf cannot be the length of a clip; give a number, 2 or more"):
         PreprocessingOptions(seconds=float("inf"))
+
+
+def test_a_clip_that_correction_would_make_too_short_stays(tmp_path, monkeypatch):
+    early = {"verdict": "off by -8 frames", "offset_frames": -8}
+    monkeypatch.setattr(syncing, "_with_verdict", lambda _, kept, *__: dataclasses.replace(kept, **early))
+    for number in range(20):
+        (tmp_path / f"{number}.jpg").write_bytes(b"x")
+    sound = syncing.Recording(np.zeros(20 * 640, np.float32), 0, 20)  # 12 frames would be left
+    clip = finished("a/1.mp4")[0]
+    kept = syncing.check_sync(tmp_path, clip, syncing.SyncCheck("correct"), torch.device("cpu"), sound)
+    assert not kept.shifted and len([*tmp_path.glob("*.jpg")]) == 20

@@ -202,9 +202,9 @@ def test_resample_moves_items_to_the_nearest_place(source, target):
     source, target = Fraction(source), Fraction(target)
     given = list(resample(range(100), source, target))
     assert len(given) == pytest.approx(100 * target / source, abs=0.5)
-    assert all(
-        abs(item / source - place / target) <= 1 / (2 * min(source, target)) + 0.02 for place, item in enumerate(given)
-    )
+    # exactly so where items are left out; where one is repeated, it is up to a whole place away
+    apart = 1 / (2 * target) if target <= source else 1 / (2 * source) + Fraction(1, 50)
+    assert all(abs(item / source - place / target) <= apart for place, item in enumerate(given))
 
 
 def test_faces_are_numbered_from_the_left_in_every_shot():

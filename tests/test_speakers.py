@@ -21,6 +21,7 @@ from faces import FaceSearch
 from hparams import hparams as hp
 from lipsync import LipSync, Options
 from speakers import MAX_OFFSET, FacesByShot
+from sync.embedding import Face, Voice
 
 RECIPE = Recipe(seed=2020, seconds=2.0)
 LEFT, RIGHT = [10, 10, 60, 60], [110, 10, 160, 60]
@@ -241,3 +242,38 @@ def test_silent_sound_track_has_no_speaker(program, tmp_path):
     run_ffmpeg(*streams, "-shortest", "-c:v", "copy", "mute.mp4")
     code, error = program("--speaker", "auto", face="mute.mp4")
     assert code == 2 and error.startswith("error: --speaker auto: nobody's lips move") and error.count("\n") == 1
+
+
+def test_each_face_is_compared_within_its_shot():
+    late = np.where(np.arange(60)[:, None] < 5, np.nan, np.ones((60, 4)))
+    everybody = FacesByShot([(0, 20), (20, 60)], [np.ones((60, 4)), late])
+    pairs = [(i, *pair) for i, some in speakers.sampled_frames(everybody).items() for pair in some]
+    for i, shot, face in pairs:
+        first, stop = everybody.shots[shot]
+        assert first <= i < stop and not np.isnan(everybody.faces[face][i, 0])
+    assert [sum(pair[1:] == (shot, face) for pair in pairs) for shot in (0, 1) for face in (0, 1)] == [5] * 4
+
+
+@pytest.mark.parametrize("fps", [25, 50])
+@pytest.mark.parametrize("late", [0, 5])
+def test_shots_are_compared_at_their_own_moments(monkeypatch, fps, late):
+    """At any rate, from where the part begins, and with sound that is late throughout."""
+
+    def unit(seed, count):
+        vectors = np.random.default_rng(seed).standard_normal((count, 64)).astype(np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    moments, early, asked = unit(0, 115), (np.arange(96) < 48)[:, None], []
+    said = moments[late : late + 96]
+    faces = [  # one says the first two seconds, the other the next
+        Face(np.zeros((100, 4)), np.arange(96), np.where(own, said, unit(seed, 96)), None)
+        for seed, own in ((1, early), (2, ~early))
+    ]
+    monkeypatch.setattr(speakers, "embed_own_sound", lambda _, *when: asked.append(when[:2]) or Voice(moments))
+    monkeypatch.setattr(speakers, "embed_faces", lambda *_: faces)
+    source = video.VideoInfo("x.mp4", 200, 100, Fraction(fps), start=3 * fps)
+    criterion = speakers.Speaker(source, 4 * fps, None)
+    shots = [(0, 2 * fps), (2 * fps, 4 * fps)]
+    scores = criterion.scores(FacesByShot(shots, [np.ones((4 * fps, 4))] * 2))
+    assert asked == [(3.0, 4 + MAX_OFFSET / 25)] and scores.argmax(1).tolist() == [0, 1]
+    assert (scores.max(1) > 0.7).all() and (scores.min(1) < 0.3).all()

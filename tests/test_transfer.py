@@ -230,3 +230,11 @@ def test_only_matching_references_have_larger_faces(talking_clip, speech):
     assert larger.shape == (len(references["matching"].faces), 192, 192, 3)
     assert np.abs(larger[:, ::2, ::2].astype(float) - references["matching"].faces).mean() < 8
     assert references["still"].larger is None
+
+
+def test_openings_run_from_shut_to_wide(monkeypatch):
+    """Whatever unit the network's features have: 1 is far open in this video."""
+    monkeypatch.setattr("mouths.openings.open_lips", lambda *_: np.linspace(3, 23, 41))
+    blank = np.zeros((41, 96, 96, 3), np.uint8)
+    found = all_mouths(None, blank, blank).openings
+    assert found[0] == 0 and np.isclose(np.percentile(found, 95), 1) and np.allclose(np.diff(found, 2), 0)

@@ -1555,3 +1555,12 @@ def test_low_frequency_effects_are_no_voice_in_rare_layouts(tmp_path, layout, bo
     sound = video.Sound(tmp_path / "film.wav", 16000)
     list(sound)
     assert sound.layout == layout and sound.voice != f"c{boom}"
+
+
+def test_sound_ends_with_the_last_frame(tmp_path, speech):
+    """As where --mix is a whole song."""
+    info = video.VideoInfo(tmp_path, 32, 32, Fraction(25))
+    with video.VideoWriter(tmp_path / "out.mp4", info, speech, 10) as writer:
+        for _ in range(10):
+            writer.write(np.zeros((32, 32, 3), np.uint8))
+    assert len(video.read_audio(tmp_path / "out.mp4", 16000)) / 16000 == pytest.approx(0.4, abs=0.07)
