@@ -18,6 +18,8 @@ and writes a contact sheet for each object into --folder: filmed, ignore, keep.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -91,9 +93,10 @@ def measure(
     path, shares, boxes = write_occluded(lips, clip, kind, folder)
     made = {}
     for way in ("keep", "ignore"):
-        take = lips.prepare(path, speech, seconds=len(shares) / float(video.probe(path).fps), occlusion=way)
-        made[way] = list(lips.stream(take))
-    filmed = list(take.frames())
+        take = lips.prepare(path, speech, occlusion=way)
+        with contextlib.closing(lips.stream(take)) as frames:
+            made[way] = list(itertools.islice(frames, len(shares)))
+    filmed = list(itertools.islice(take.frames(), len(shares)))
     rows = list(zip(filmed, made["ignore"], made["keep"], shares, boxes))
     away = [wrong_share(ignore, keep, box) for _, ignore, keep, share, box in rows if share.max() == 0]
     figures = {"away": float(np.mean(away))}

@@ -145,11 +145,9 @@ class LipSync:
         if self.credentials:
             self.credentials.check(outfile)
 
-    def prepare(self, face: str | Path, speech: Speech, seconds: float | None = None, **options: Any) -> Take:
-        """Find the face and read the speech, for the whole result or only its first ``seconds``."""
+    def prepare(self, face: str | Path, speech: Speech, **options: Any) -> Take:
+        """Find the face and read the speech."""
         _ = self.expert  # loaded now, so that a missing file shows before the work
-        if seconds is not None and not (isinstance(seconds, numbers.Real) and 0 < seconds < math.inf):
-            raise UserError(f"seconds={seconds!r} is not valid; give a number above 0")
         face, chosen, speeches = files.as_path(face), Options.of(options), _speeches(speech)
         if chosen.is_part:
             for path in (face, *speeches.values()):
@@ -158,7 +156,7 @@ class LipSync:
                 notes = video.check_joinable(face)
             for note in notes:
                 self.report.note(f"note: {note}")
-        take = self._open_take(face, speeches, seconds, chosen)
+        take = self._open_take(face, speeches, chosen)
         heard, several = take.sound, len(take.faces) > 1
         if several and not take.options.mix:
             heard = Mix([one.speech for one in take.faces], take.seconds)
@@ -186,7 +184,7 @@ class LipSync:
             raise UserError(f"second {second!r} is not a time in the video; give seconds from its beginning")
         speeches, into = _speeches(speech), second - (chosen.start or 0)
         seconds = max(0.0, into) + SEARCH_MARGIN_SECONDS  # a box depends on the frames around it
-        with self._open_take(files.as_path(face), speeches, seconds, chosen, search_all=True) as take:
+        with self._open_take(files.as_path(face), speeches, chosen, seconds) as take:
             into = second - float(take.source.start / take.source.fps)  # a part starts at a frame
             if chosen.is_part and not -1e-6 <= into < take.seconds - 1e-6:
                 return take.filmed_at(second)
@@ -202,14 +200,8 @@ class LipSync:
             faces.append(SpeakingTrack([box], [one.windows[index]], settings))
         return next(redraw_mouths([take.faces[0].filmed.frame(index)], faces, self.model, 1))
 
-    def _open_take(
-        self, face: Path, speeches: Speeches, seconds: float | None, chosen: Options, search_all: bool = False
-    ) -> Take:
-        """Return a take without mouth settings yet and, for several speeches, without their sum.
-
-        Which face is followed, and how they are numbered, may be decided long after ``seconds``: with ``search_all``
-        the search can go on.
-        """
+    def _open_take(self, face: Path, speeches: Speeches, chosen: Options, seconds: float | None = None) -> Take:
+        """Return a take, or only its first ``seconds``, without mouth settings yet and without the sum of speeches."""
         _check_choice(speeches, chosen)
         _ = self.restore  # loaded now, so that a missing file shows before the work
         resolved = self.resolve(chosen)
@@ -219,7 +211,7 @@ class LipSync:
         sounds = {index: open_sound(path, self.report) for index, path in speeches.items()}
         sound, longest = max(sounds.values(), key=lambda one: one[1])
         heard = open_mix(Path(chosen.mix), longest, self.report) if chosen.mix else sound
-        segment = segment_for(opened, longest, chosen, self.report, seconds, search_all)
+        segment = segment_for(opened, longest, chosen, self.report, seconds)
         with self._searching_once(len(speeches)) as searcher:
             faces = tuple(
                 searcher._speaking_face(segment, resolved, index, *own, longest) for index, own in sounds.items()

@@ -37,20 +37,18 @@ class SpeakingFace:
     speech: video.Sound
     windows: audio.MelWindows  # one for each frame of the result
     options: ResolvedOptions
-    # opacity of the mouth in each frame: 0 leaves the frame as it was filmed; None: 1 everywhere
-    fade: np.ndarray | None = None
+    fade: np.ndarray  # opacity of the mouth in each frame: 0 leaves the frame as it was filmed
     mouth_settings: MouthSettings = MouthSettings()
     match: Result | None = None  # how well the speech matches the face as it was filmed
 
     def boxes(self, reader: Reader | None = None) -> Iterator[Box | None]:
         """Yield its box in each frame of the result, None if that gets no mouth; see ``FilmedFace.boxes``."""
         boxes = self.filmed.boxes(len(self.windows), reader)
-        return boxes if self.fade is None else (box if share else None for box, share in zip(boxes, self.fade))
+        return (box if share else None for box, share in zip(boxes, self.fade))
 
     def strength(self, index: int) -> float:
         """Return the opacity of the mouth in a frame whose box is known, see ``MouthSettings``."""
-        filmed = self.filmed.strength(index)
-        return filmed if self.fade is None else min(filmed, float(self.fade[index]))
+        return min(self.filmed.strength(index), float(self.fade[index]))
 
 
 @dataclass(frozen=True, eq=False)  # takes are compared and hashed by identity
@@ -132,13 +130,11 @@ class Take:
         return self.faces[0].filmed.frame(len(self) - 1) if around is None else around
 
 
-def fading(frames: int, begins: bool, until: int | None) -> np.ndarray | None:
+def fading(frames: int, begins: bool, until: int | None) -> np.ndarray:
     """Return the opacity of each mouth, (frames,): it fades towards frames that stay as they were filmed.
 
-    Those come before the first if it ``begins`` a part, and from ``until`` on. None if there are none.
+    Those come before the first if it ``begins`` a part, and from ``until`` on.
     """
-    if not begins and until is None:
-        return None
     number, far = np.arange(frames), np.full(frames, FADE + 1)  # distance to the nearest of those
     if begins:
         far = np.minimum(far, number + 1)
@@ -185,12 +181,11 @@ def segment_for(
     options: Options,
     report: Reporter = SILENT,
     seconds: float | None = None,
-    search_all: bool = False,
 ) -> Segment:
     """Return what is used of a video for a speech of ``samples`` samples, or only for its first ``seconds``.
 
-    With ``seconds``, the face is searched for only there, or with ``search_all`` in all that the whole speech needs.
-    Raises UserError if the video is found to end early: this would otherwise show only when most of it is made.
+    Which face is followed may be decided long after ``seconds``: it can be searched for in all that the whole speech
+    needs. Raises UserError if the video is found to end early: this would otherwise show only when most of it is made.
     """
     begun = samples if seconds is None else min(samples, math.ceil(seconds * hp.sample_rate))
     part, frames, goes_on = _part_for(source, begun, options, report if seconds is None else SILENT)
@@ -198,13 +193,7 @@ def segment_for(
         return Segment(part, frames, 1, goes_on)
     if frames > MIN_FRAMES_TO_CHECK and not part.is_image:
         video.check_ahead(part, frames)
-    searched = frames
-    if search_all or isinstance(options.reference, int):
-        searched = frames if begun == samples else _part_for(source, samples, options)[1]
-    if isinstance(options.reference, int) and not search_all:
-        # the reference frame may come later, if it is used at all; its box depends on the frames around it
-        reached = options.reference - part.start + 1 + math.ceil(SEARCH_MARGIN_SECONDS * part.fps)
-        searched = min(searched, max(frames, reached))
+    searched = frames if begun == samples else _part_for(source, samples, options)[1]
     return Segment(part, frames, searched, goes_on)
 
 
