@@ -219,7 +219,7 @@ def prepare(face: Path, folder: Path, options: AdaptationOptions, report: Report
     device = pick_device(options.device)
     search = options.search.on(device, pick_precision(options.precision, device)).settled(report)
     try:
-        cut = write_clip(face, learned, Clip(face.name, "person/learned"), search)
+        cut = write_clip(Clip(face.name, "person/learned", face.parent, folder), search)
     except Unusable as problem:
         raise UserError(f"{face} cannot be learned from: {problem.detail}") from None
     shown = frame_ids(learned).tolist()

@@ -37,10 +37,10 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps") from None
     if device.type not in ("cpu", "cuda", "mps"):
         raise UserError(f"cannot compute on {name!r}; use auto, cpu, cuda, cuda:N or mps")
-    if device.type == "cuda" and torch.version.cuda is None and torch.version.hip is None:
-        raise UserError(f"there is no {name} here: torch was built without CUDA; {OTHER_TORCH}, or use --device auto")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"there is no {name} here ({torch.cuda.device_count()} CUDA devices); use --device auto")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        built_without = not (count or torch.version.cuda or torch.version.hip)
+        why = f": torch was built without CUDA; {OTHER_TORCH}, or" if built_without else f" ({count} CUDA devices);"
+        raise UserError(f"there is no {name} here{why} use --device auto")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("there is no mps device here; use --device auto")
     return device

@@ -31,6 +31,18 @@ class Clip:
 
     source: str  # path relative to data_root, with forward slashes
     name: str  # dir/clip relative to preprocessed_root, without white space
+    data_root: Path
+    preprocessed_root: Path
+
+    @property
+    def path(self) -> Path:
+        """The video."""
+        return self.data_root / self.source
+
+    @property
+    def folder(self) -> Path:
+        """What it becomes, if that is one clip."""
+        return self.preprocessed_root / self.name
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,7 @@ class Unusable(ValueError):
         self.reason, self.detail, self.lasting = reason, detail, lasting
 
 
-def find_clips(data_root: Path) -> list[Clip]:
+def find_clips(data_root: Path, preprocessed_root: Path) -> list[Clip]:
     """Return every video below ``data_root``, sorted, each with its own name; raise UserError if there is none."""
     if not data_root.is_dir():
         problem = "is a file" if data_root.exists() else "does not exist"
@@ -107,7 +119,8 @@ def find_clips(data_root: Path) -> list[Clip]:
         choices = itertools.chain((path.stem, path.name), (f"{path.name}.{n}" for n in itertools.count(2)))
         names = (_clean(f"{folder}/{choice}") for choice in choices)
         name = next(name for name in names if name.casefold() not in taken)
-        taken[name.casefold()] = Clip(path.as_posix(), name)  # on many disks, a.mp4 and A.mp4 would share a folder
+        # on many disks, a.mp4 and A.mp4 would share a folder
+        taken[name.casefold()] = Clip(path.as_posix(), name, data_root, preprocessed_root)
     return sorted(taken.values(), key=lambda clip: clip.source)
 
 
@@ -121,39 +134,37 @@ def note_kept(folder: Path, kept: Kept) -> None:
     files.save_json(folder / NOTE, asdict(kept))
 
 
-def find_finished(
-    clip: Clip, data_root: Path, preprocessed_root: Path, detector: str, seconds: float | None
-) -> list[Kept]:
+def find_finished(clip: Clip, detector: str, seconds: float | None) -> list[Kept]:
     """Return an earlier run's notes of ``clip``, piece by piece, if all are finished and would be cut the same again.
 
     If ``seconds`` are given, longer clips do not count.
     """
-    whole = _read_note(preprocessed_root, clip.name)
-    first = whole or _read_note(preprocessed_root, piece_name(clip.name, 1))
+    first = _first_note(clip)
     if not first:
         return []
-    others = (_read_note(preprocessed_root, piece_name(clip.name, n)) for n in range(2, first.pieces + 1))
+    others = (_read_note(clip, piece_name(clip.name, n)) for n in range(2, first.pieces + 1))
     kept = [first, *(other for other in others if other)]
     try:
-        same = len(kept) == first.pieces and first.is_from(data_root / clip.source)
-        same = same and all(_is_whole(preprocessed_root / one.clip, one) for one in kept)
+        same = len(kept) == first.pieces and first.is_from(clip.path)
+        same = same and all(_is_whole(clip.preprocessed_root / one.clip, one) for one in kept)
     except OSError:
         return []
     same = same and {(one.source, one.sha256) for one in kept} == {(clip.source, first.sha256)}
     same = same and (seconds is None or max(one.frames for one in kept) <= math.ceil(seconds * hp.fps))
     if not same or detector not in (AUTO, first.face_detector):
         return []
-    return _with_date(kept, (data_root / clip.source).stat().st_mtime_ns, preprocessed_root)
+    return _with_date(clip, kept)
 
 
-def _with_date(kept: list[Kept], modified: int, preprocessed_root: Path) -> list[Kept]:
+def _with_date(clip: Clip, kept: list[Kept]) -> list[Kept]:
     """Note the date of a source that was copied since, so that it is not read again in the next run."""
+    modified = clip.path.stat().st_mtime_ns
     if kept[0].modified in (None, modified):
         return kept
     kept = [replace(one, modified=modified) for one in kept]
     with contextlib.suppress(OSError):  # the folder may be read-only
         for one in kept:
-            note_kept(preprocessed_root / one.clip, one)
+            note_kept(clip.preprocessed_root / one.clip, one)
     return kept
 
 
@@ -164,54 +175,55 @@ def _is_whole(folder: Path, kept: Kept) -> bool:
     return pictures >= kept.frames_with_face and bool(names & {"audio.wav", "mel.npy"})
 
 
-def is_from_another_video(clip: Clip, data_root: Path, preprocessed_root: Path) -> bool:
+def is_from_another_video(clip: Clip) -> bool:
     """Whether an earlier run finished a clip of this name from another video."""
-    known = _read_note(preprocessed_root, clip.name) or _read_note(preprocessed_root, piece_name(clip.name, 1))
+    known = _first_note(clip)
     try:
-        return known is not None and not known.is_from(data_root / clip.source)
+        return known is not None and not known.is_from(clip.path)
     except OSError:
         return False
 
 
-def is_from_another_program(clip: Clip, preprocessed_root: Path) -> bool:
+def is_from_another_program(clip: Clip) -> bool:
     """Whether there is a folder of this name that no run here has finished, such as one of the reference."""
-    return (preprocessed_root / clip.name / "0.jpg").exists() and not _read_note(preprocessed_root, clip.name)
+    return (clip.folder / "0.jpg").exists() and not _read_note(clip, clip.name)
 
 
-def _read_note(preprocessed_root: Path, name: str) -> Kept | None:
-    """Return the clip.json of a clip of this name, if it has a valid one."""
+def _first_note(clip: Clip) -> Kept | None:
+    """Return the clip.json of the whole clip or its first piece, if it is valid."""
+    return _read_note(clip, clip.name) or _read_note(clip, piece_name(clip.name, 1))
+
+
+def _read_note(clip: Clip, name: str) -> Kept | None:
+    """Return the clip.json of the clip, or its piece, of this name, if it is valid."""
     try:
-        kept = Kept(**json.loads((preprocessed_root / name / NOTE).read_text()))
+        kept = Kept(**json.loads((clip.preprocessed_root / name / NOTE).read_text()))
         return kept if kept.clip == name else None
     except (OSError, ValueError, TypeError):
         return None
 
 
-def note_dropped(
-    clip: Clip, data_root: Path, preprocessed_root: Path, detector: str, seconds: float | None, dropped: Dropped
-) -> None:
+def note_dropped(clip: Clip, detector: str, seconds: float | None, dropped: Dropped) -> None:
     """Note that a clip cannot be used, so that a later run need not search all of it again to find out."""
     noted = {
         "seen": DROPPED_VERSION,
-        "stamp": files.stamp(data_root / clip.source),
+        "stamp": files.stamp(clip.path),
         "face_detector": detector,
         "seconds": seconds or MAX_SECONDS,
         "dropped": asdict(dropped),
     }
-    files.save_json(_dropped_path(clip, preprocessed_root), noted)
+    files.save_json(_dropped_path(clip), noted)
 
 
-def find_dropped(
-    clip: Clip, data_root: Path, preprocessed_root: Path, detector: str, seconds: float | None
-) -> Dropped | None:
+def find_dropped(clip: Clip, detector: str, seconds: float | None) -> Dropped | None:
     """Return what an earlier run noted of ``clip`` if it was unusable and still is.
 
     Longer pieces than those of that run may be usable.
     """
     try:
-        noted = json.loads(_dropped_path(clip, preprocessed_root).read_text())
+        noted = json.loads(_dropped_path(clip).read_text())
         dropped = Dropped(**noted["dropped"])
-        same = noted["seen"] == DROPPED_VERSION and tuple(noted["stamp"]) == files.stamp(data_root / clip.source)
+        same = noted["seen"] == DROPPED_VERSION and tuple(noted["stamp"]) == files.stamp(clip.path)
         same = same and dropped.source == printable(clip.source) and noted["seconds"] >= (seconds or MAX_SECONDS)
         same = same and noted["face_detector"] in ((*AUTO_CHOICES, AUTO) if detector == AUTO else (detector,))
     except (OSError, ValueError, TypeError, KeyError):
@@ -219,13 +231,12 @@ def find_dropped(
     return dropped if same else None
 
 
-def forget_dropped(clip: Clip, preprocessed_root: Path) -> None:
-    _dropped_path(clip, preprocessed_root).unlink(missing_ok=True)
+def forget_dropped(clip: Clip) -> None:
+    _dropped_path(clip).unlink(missing_ok=True)
 
 
-def _dropped_path(clip: Clip, preprocessed_root: Path) -> Path:
-    folder = preprocessed_root / clip.name
-    return folder.with_name(f".{folder.name}.dropped")
+def _dropped_path(clip: Clip) -> Path:
+    return clip.folder.with_name(f".{clip.folder.name}.dropped")
 
 
 def printable(text: str) -> str:

@@ -52,8 +52,6 @@ MAX_MISSING_PIECES = 50  # missing numbers in a row that end the search for piec
 class Job:
     """How to cut clips; the same for every clip of one worker."""
 
-    data_root: Path
-    preprocessed_root: Path
     search: FaceSearch  # with its detector chosen, if anything is to be cut
     seconds: float | None = None  # longest clip
     sync: SyncCheck | None = None
@@ -91,38 +89,36 @@ def cut_clip(clip: Clip, job: Job) -> list[Kept] | Dropped:
 
     If they are finished already, only check their sync as far as ``job`` asks for it.
     """
-    source, folder = job.data_root / clip.source, job.preprocessed_root / clip.name
-    where = clip, job.data_root, job.preprocessed_root
     if job.cutting:
         job.search.open()
-    lock = files.locked(folder.with_name(f".{folder.name}.lock"), wait=True)  # another run may be cutting it
+    lock = files.locked(clip.folder.with_name(f".{clip.folder.name}.lock"), wait=True)  # another run may be cutting it
     with CatchFailure() as one, lock:
-        kept = find_finished(*where, job.requested_detector, job.seconds)
+        kept = find_finished(clip, job.requested_detector, job.seconds)
         with CatchFailure():  # a finished folder may have been damaged since
             if kept:
                 return [_checked(clip, known, job) for known in kept]
-        check_replaceable(folder)
-        return write_clips(source, folder, clip, job)
+        check_replaceable(clip.folder)
+        return write_clips(clip, job)
     if isinstance(one.failure, Unusable):
-        dropped = _dropped(clip, source, one.failure.reason, one.failure.detail)
+        dropped = _dropped(clip, one.failure.reason, one.failure.detail)
         if one.failure.lasting:
             with contextlib.suppress(OSError):
-                note_dropped(*where, job.search.detector, job.seconds, dropped)
+                note_dropped(clip, job.search.detector, job.seconds, dropped)
         return dropped
     if job.search.device.type == "cuda":
         # raises if the GPU has failed, and with it all that follows
         torch.cuda.synchronize(job.search.device)
-    return _dropped(clip, source, "failed", one.reason)
+    return _dropped(clip, "failed", one.reason)
 
 
 def _checked(clip: Clip, kept: Kept, job: Job) -> Kept:
     """Return ``kept``, a finished piece of a clip, after the sync check that ``job`` asks for."""
-    folder = job.preprocessed_root / kept.clip
+    folder = clip.preprocessed_root / kept.clip
     if job.sync is None or job.sync.is_done([kept]):
         return kept
     if job.sync.action != "correct":
         return check_sync(folder, kept, job.sync, job.search.device)
-    with partial_folder(job.preprocessed_root / clip.name) as partial:  # a half-changed folder must never be seen
+    with partial_folder(clip.folder) as partial:  # a half-changed folder must never be seen
         copy = partial / "1"
         shutil.copytree(folder, copy)
         kept = check_sync(copy, kept, job.sync, job.search.device)
@@ -130,8 +126,8 @@ def _checked(clip: Clip, kept: Kept, job: Job) -> Kept:
     return kept
 
 
-def _dropped(clip: Clip, source: Path, reason: str, detail: str) -> Dropped:
-    return Dropped(printable(clip.source), reason, printable(" ".join(detail.replace(str(source), "it").split())))
+def _dropped(clip: Clip, reason: str, detail: str) -> Dropped:
+    return Dropped(printable(clip.source), reason, printable(" ".join(detail.replace(str(clip.path), "it").split())))
 
 
 def check_replaceable(folder: Path) -> None:
@@ -183,20 +179,20 @@ def _replace_folder(new: Path, folder: Path) -> None:
     files.replace(new, folder)
 
 
-def write_clips(source: Path, folder: Path, clip: Clip, job: Job) -> list[Kept]:
+def write_clips(clip: Clip, job: Job) -> list[Kept]:
     """Write a folder for every piece of a video that training can use; raise Unusable if there is none.
 
-    A video of one piece becomes ``folder``, one of several ``folder``@1, @2, and so on.
+    A video of one piece becomes ``clip.folder``, one of several ``clip.folder``@1, @2, and so on.
     """
-    with boxes_folder(folder) as boxes:
-        kept = _write_clips(read_speaker(source, replace(job.search, cache=True, folder=boxes)), folder, clip, job)
-    forget_dropped(clip, job.preprocessed_root)
+    with boxes_folder(clip.folder) as boxes:
+        kept = _write_clips(read_speaker(clip.path, replace(job.search, cache=True, folder=boxes)), clip, job)
+    forget_dropped(clip)
     return kept
 
 
-def _write_clips(speaker: SpeakerVideo, folder: Path, clip: Clip, job: Job) -> list[Kept]:
+def _write_clips(speaker: SpeakerVideo, clip: Clip, job: Job) -> list[Kept]:
     pieces = divide(speaker.shots, job.seconds)
-    with partial_folder(folder) as partial:
+    with partial_folder(clip.folder) as partial:
         made, left_out = _write_pieces(speaker, pieces, partial)
         names = [clip.name] if len(pieces) == 1 else [piece_name(clip.name, n) for n in range(1, len(made) + 1)]
         kept = []
@@ -208,10 +204,10 @@ def _write_clips(speaker: SpeakerVideo, folder: Path, clip: Clip, job: Job) -> l
             else:
                 note_kept(new, known)
             kept.append(known)
-        for old in (*reversed(pieces_beside(folder)), folder):  # from another file, or cut in another way
+        for old in (*reversed(pieces_beside(clip.folder)), clip.folder):  # from another file, or cut in another way
             shutil.rmtree(old, ignore_errors=True)
         for name, (*_, new) in zip(names, made):
-            _replace_folder(new, job.preprocessed_root / name)
+            _replace_folder(new, clip.preprocessed_root / name)
     return kept
 
 
@@ -243,17 +239,14 @@ def _write_pieces(
     return made, dict(left_out)
 
 
-def write_clip(source: Path, folder: Path, clip: Clip, search: FaceSearch) -> Kept:
-    """Write a whole video to ``folder`` as one clip, whatever its shots; raise Unusable if training cannot use it.
-
-    ``clip`` has the names that clip.json records.
-    """
-    speaker = read_speaker(source, replace(search, cache=False))
+def write_clip(clip: Clip, search: FaceSearch) -> Kept:
+    """Write a whole video to its folder, which exists, whatever its shots; raise Unusable if training cannot use it."""
+    speaker = read_speaker(clip.path, replace(search, cache=False))
     whole = range(len(speaker.boxes))
     with contextlib.closing(speaker.frames()) as frames:
-        shown = write_piece(speaker, whole, frames, folder)
+        shown = write_piece(speaker, whole, frames, clip.folder)
     kept = describe(clip, speaker, whole, shown, search)
-    note_kept(folder, kept)
+    note_kept(clip.folder, kept)
     return kept
 
 

@@ -44,8 +44,8 @@ def preprocess(
     files.check_folder(root)
     began = time.monotonic()
     share = Share.begin(root)
-    mine = share.of(find_clips(data_root))
-    tally = cut_unfinished(mine, data_root, root, options, SILENT if share.rank else report)
+    mine = share.of(find_clips(data_root, root))
+    tally = cut_unfinished(mine, options, SILENT if share.rank else report)
     tally.seconds = time.monotonic() - began
     parts = share.finish(asdict(tally))
     if parts is None:
@@ -59,34 +59,32 @@ def preprocess(
     return summary
 
 
-def cut_unfinished(
-    clips: Sequence[Clip], data_root: Path, root: Path, options: PreprocessingOptions, report: Reporter
-) -> Tally:
+def cut_unfinished(clips: Sequence[Clip], options: PreprocessingOptions, report: Reporter) -> Tally:
     """Cut the clips that no earlier run has finished, or found unusable; check the sync of the finished ones."""
     tally, todo, finished = Tally(), [], set()
     for clip in clips:
-        where = clip, data_root, root, options.search.detector, options.seconds
-        kept = find_finished(*where)
+        how = options.search.detector, options.seconds
+        kept = find_finished(clip, *how)
         if kept and (not options.sync or options.sync.is_done(kept)):
             tally.add(kept, options.sync, finished_before=True)
-        elif not kept and (dropped := find_dropped(*where)):
+        elif not kept and (dropped := find_dropped(clip, *how)):
             tally.dropped.append(dropped)
         else:
             todo.append(clip)
             finished |= {clip.source} if kept else set()
     uncut = [clip for clip in todo if clip.source not in finished]
-    if others := [clip.name for clip in uncut if is_from_another_video(clip, data_root, root)]:
+    if others := [clip.name for clip in uncut if is_from_another_video(clip)]:
         report.note(
             f"note: {len(others)} clips of other videos had these names, and are replaced, the first: {others[0]}; "
             "give another data set another --preprocessed_root"
         )
-    if foreign := [clip.name for clip in uncut if is_from_another_program(clip, root)]:
+    if foreign := [clip.name for clip in uncut if is_from_another_program(clip)]:
         report.note(
             f"note: {len(foreign)} clips made by another program (without clip.json) are cut again and replaced, the "
             f"first: {foreign[0]}"
         )
     cutting = bool(uncut)
-    jobs = plan_workers(data_root, root, options, len(todo), report, cutting) if todo else []
+    jobs = plan_workers(options, len(todo), report, cutting) if todo else []
     if jobs and options.sync:  # if it cannot be loaded, fail now rather than later
         open_expert(options.sync.expert, jobs[0].search.device)
     try:

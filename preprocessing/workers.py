@@ -13,7 +13,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 import cv2
 import torch
@@ -49,12 +48,7 @@ class PreprocessingOptions:
 
 
 def plan_workers(
-    data_root: Path,
-    preprocessed_root: Path,
-    options: PreprocessingOptions,
-    clips: int,
-    report: Reporter = SILENT,
-    cutting: bool = True,
+    options: PreprocessingOptions, clips: int, report: Reporter = SILENT, cutting: bool = True
 ) -> list[Job]:
     """Return a job per worker process, at most one per clip; without ``cutting``, no detector is chosen.
 
@@ -66,8 +60,6 @@ def plan_workers(
         devices, workers = ["cpu"], options.workers or cpu_count()
     precision = pick_precision(options.precision, torch.device(devices[0]))
     job = Job(
-        data_root,
-        preprocessed_root,
         search,
         seconds=options.seconds,
         sync=options.sync,

@@ -264,7 +264,8 @@ def test_held_out_frames_are_not_trained_on(person, tmp_path):
 def test_only_frames_with_sound_are_trained_on(tmp_path, monkeypatch):
     """Eight seconds of a face, with sound for the first four or six."""
 
-    def write(source, folder, *_):
+    def write(clip, _):
+        folder = clip.folder
         for i in range(200):
             cv2.imwrite(str(folder / f"{i}.jpg"), np.full((96, 96, 3), i, np.uint8))
         np.save(folder / "mel.npy", np.zeros((480, 80), np.float32))
@@ -291,7 +292,8 @@ def test_only_frames_with_sound_are_trained_on(tmp_path, monkeypatch):
 def test_enough_is_held_out_despite_gaps(tmp_path, monkeypatch):
     """With every fourth frame at the end missing, nothing used to be held out, and the error was about a folder."""
 
-    def write(source, folder, *_):
+    def write(clip, _):
+        folder = clip.folder
         for i in shown:
             cv2.imwrite(str(folder / f"{i}.jpg"), np.full((96, 96, 3), i, np.uint8))
         np.save(folder / "mel.npy", np.zeros((800, 80), np.float32))

@@ -415,7 +415,7 @@ def test_videos_are_found_at_any_depth_and_in_any_container(roots, clip):
     expected = {
         "videos/top", "a__b__c/deep", "a/UPPER", "a__with_space/x_y", "a/film", "a/film.mkv", "a/no_suffix",
     }  # fmt: skip
-    assert {clip.name for clip in find_clips(roots.videos)} == expected
+    assert {clip.name for clip in find_clips(roots.videos, roots.data)} == expected
     assert run(roots) == 0
     assert set(kept(roots)) == expected
     assert all((roots.data / name / "0.jpg").exists() for name in expected)
@@ -429,7 +429,7 @@ def test_names_never_collide(roots):
     for name in sources:
         (roots.videos / name).parent.mkdir(parents=True, exist_ok=True)
         (roots.videos / name).touch()
-    clips = {clip.source: clip.name for clip in find_clips(roots.videos)}
+    clips = {clip.source: clip.name for clip in find_clips(roots.videos, roots.data)}
     assert set(clips) == set(sources) and len({name.casefold() for name in clips.values()}) == len(sources)
     assert (clips["s/a.1.mp4"], clips["s/a.2.mp4"]) == ("s/a.1", "s/a.2")
     assert (clips["s/b.mp4"], clips["s/b.mkv.mp4"], clips["s/b.mkv"]) == ("s/b", "s/b.mkv", "s/b.mkv.2")
@@ -441,7 +441,7 @@ def test_long_names_fit_the_disk(roots, clip, letter):
     """The folders above a clip become one name, which may be longer than each of theirs."""
     long = letter * (250 // len(letter.encode()))
     put(clip, roots, f"s/{long}.mp4", f"s/{long[:-1]}z.mp4", f"{long}/{long}/{long[:5]}.mp4")
-    clips = find_clips(roots.videos)
+    clips = find_clips(roots.videos, roots.data)
     assert len({clip.name for clip in clips}) == 3
     assert all(len(part.encode()) <= 255 - len("..partial") for clip in clips for part in clip.name.split("/"))
     assert run(roots) == 0 and sorted(kept(roots)) == sorted(clip.name for clip in clips)
@@ -454,7 +454,7 @@ def test_links_are_followed_but_not_in_circles(roots, clip):
     elsewhere.mkdir()
     shutil.copy(clip, elsewhere)
     (roots.videos / "linked").symlink_to(elsewhere, target_is_directory=True)
-    assert {clip.name for clip in find_clips(roots.videos)} == {"s/a", "linked/talk"}
+    assert {clip.name for clip in find_clips(roots.videos, roots.data)} == {"s/a", "linked/talk"}
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -607,11 +607,12 @@ def test_torchrun_ranks_share_and_merge(roots, clip, talking_clip, monkeypatch, 
 def test_gpus_and_ranks_get_their_own_devices(roots, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     monkeypatch.setenv("LOCAL_RANK", "1")
 
     def devices(detector: str = "auto", clips: int = 100, **options: object) -> list[str]:
         chosen = PreprocessingOptions(FaceSearch(detector, weights=Path("s3fd.pth")), **options)
-        return [str(job.search.device) for job in plan_workers(Path("in"), Path("out"), chosen, clips)]
+        return [str(job.search.device) for job in plan_workers(chosen, clips)]
 
     assert devices() == ["cuda:1"]
     assert devices(gpus=2, workers=2) == ["cuda:2", "cuda:3"] * 2
@@ -649,7 +650,7 @@ def test_without_sfd_weights_every_core_runs_another_detector(roots, clip, monke
     monkeypatch.setattr(faces.downloads, "find", refuse)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    jobs = plan_workers(roots.videos, roots.data, PreprocessingOptions(gpus=2), 100, told)
+    jobs = plan_workers(PreprocessingOptions(gpus=2), 100, told)
     assert told.notes == ["warning: no network; until then faces are found by centerface instead of sfd"]
     assert len(jobs) == cpu_count()
     assert {(job.search.detector, str(job.search.device), job.search.weights) for job in jobs} == {
@@ -803,7 +804,7 @@ def test_no_clip_waits_for_the_longest_one(monkeypatch):
 
     monkeypatch.setattr(preprocessing.workers, "ProcessPoolExecutor", lambda count, *_: ThreadPoolExecutor(count))
     monkeypatch.setattr(preprocessing.workers, "cut_clip", cut)
-    assert sorted(cut_clips([Clip(str(n), "") for n in range(6)], [None, None])) == [*"012345"]
+    assert sorted(cut_clips([Clip(str(n), "", Path(), Path()) for n in range(6)], [None, None])) == [*"012345"]
 
 
 def test_killed_worker_is_reported_with_its_clip(monkeypatch):
@@ -820,7 +821,7 @@ def test_killed_worker_is_reported_with_its_clip(monkeypatch):
 
     monkeypatch.setattr(preprocessing.workers, "ProcessPoolExecutor", lambda *_: Pool())
     with pytest.raises(RuntimeError, match="the worker process that cut s1/long.mp4 was killed"):
-        list(cut_clips([Clip("s1/long.mp4", "s1/long")], [None, None]))
+        list(cut_clips([Clip("s1/long.mp4", "s1/long", Path(), Path())], [None, None]))
 
 
 def test_only_its_own_processes_are_terminated(monkeypatch):
@@ -1096,7 +1097,7 @@ def test_no_other_clip_is_named_like_a_piece(roots):
     for name in ("s/a.mp4", "s/a@1.mp4", "s/a_1.mp4", "s/me@home.mp4"):
         (roots.videos / name).parent.mkdir(exist_ok=True)
         (roots.videos / name).touch()
-    assert {clip.name for clip in find_clips(roots.videos)} == {"s/a", "s/a_1.mp4", "s/a_1", "s/me@home"}
+    assert {clip.name for clip in find_clips(roots.videos, roots.data)} == {"s/a", "s/a_1.mp4", "s/a_1", "s/me@home"}
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -1229,15 +1230,15 @@ def test_finished_clip_without_its_sound_is_cut_again(tmp_path):
     (tmp_path / "data/s/a").mkdir(parents=True)
     (tmp_path / "a.mp4").write_bytes(b"a video")
     status = (tmp_path / "a.mp4").stat()
-    where = Clip("a.mp4", "s/a"), tmp_path, tmp_path / "data", "auto", None
+    clip = Clip("a.mp4", "s/a", tmp_path, tmp_path / "data")
     known = Kept("s/a", "a.mp4", status.st_size, "haar", 25.0, 1, 1, 1.0, 1.0, status.st_mtime_ns)
     note_kept(tmp_path / "data/s/a", known)
     for name in ("0.jpg", "mel.npy"):
-        assert not find_finished(*where)
+        assert not find_finished(clip, "auto", None)
         (tmp_path / "data/s/a" / name).touch()
-    assert find_finished(*where) == [known]
+    assert find_finished(clip, "auto", None) == [known]
     note_kept(tmp_path / "data/s/a", dataclasses.replace(known, source="another.mp4"))
-    assert not find_finished(*where)
+    assert not find_finished(clip, "auto", None)
 
 
 def test_a_copied_source_is_read_once(tmp_path, monkeypatch):
@@ -1252,7 +1253,7 @@ def test_a_copied_source_is_read_once(tmp_path, monkeypatch):
     read, digest = [], files.digest
     monkeypatch.setattr(files, "digest", lambda path: read.append(path) or digest(path))
     for _ in range(2):
-        (found,) = find_finished(Clip("a.mp4", "s/a"), tmp_path, tmp_path / "data", "auto", None)
+        (found,) = find_finished(Clip("a.mp4", "s/a", tmp_path, tmp_path / "data"), "auto", None)
         assert found == dataclasses.replace(known, modified=10**9) and read == [source]
 
 
