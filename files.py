@@ -282,22 +282,15 @@ def _refused(folder: Path) -> Iterator[None]:
 
 def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path]) -> None:
     """Raise UserError, before any work is done, if an output (by flag) is also an input, a folder, or not writable."""
-    inputs = list(inputs)
+    inputs, named = list(inputs), dict[Path, str]()
     for flag, path in outputs.items():
         if path:
             check_not_input(flag, path, inputs)
+            if (other := named.setdefault(path.resolve(), flag)) != flag:  # only the last would remain
+                raise UserError(f"{other} and {flag} are the same file, {path}; give two names")
             if path.is_dir():
                 raise UserError(f"{flag} {path} is a folder; give the name of the file to write")
             check_folder(path.parent)
-    check_different(outputs)
-
-
-def check_different(outputs: Mapping[str, Path | None]) -> None:
-    """Raise UserError if two outputs (by flag) are the same file, of which only the last would remain."""
-    named: dict[Path, str] = {}
-    for flag, path in outputs.items():
-        if path and (other := named.setdefault(path.resolve(), flag)) != flag:
-            raise UserError(f"{other} and {flag} are the same file, {path}; give two names")
 
 
 def as_path(given: Any) -> Path:

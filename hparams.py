@@ -214,6 +214,11 @@ def names_in(line: str) -> tuple[str, ...]:
     return line, line.split("\t")[0].strip(), line.split()[0]
 
 
+def piece_name(name: str, number: int) -> str:
+    """Return the name of a clip's piece, numbered from 1; no whole clip has such a name."""
+    return f"{name}@{number}"
+
+
 def whole_name(name: str) -> str:
     """Return the name that a piece's whole video would have as a clip; other names are unchanged."""
     return PIECE.sub("", name)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -52,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     check_target(args.target)
-    checkpoint = weights.average([weights.read_checkpoint(path, NETWORKS[args.network]) for path in args.sources])
+    checkpoint = average([weights.read_checkpoint(path, NETWORKS[args.network]) for path in args.sources])
     settings = {name: value for name in weights.INFERENCE_SETTINGS if (value := getattr(args, name, None)) is not None}
     if args.speech:
         heard = [read_speech(path, Fraction(25)) for path in args.speech]
@@ -61,6 +63,22 @@ def run(args: argparse.Namespace) -> None:
         settings["loudness"] = float(np.median([level for level in levels if level is not None]))
     weights.export(checkpoint, args.target, **settings)
     print(f"{args.target}: width {checkpoint.width:g}, {args.target.stat().st_size / 1e6:.1f} MB")
+
+
+def average(checkpoints: Sequence[weights.Checkpoint]) -> weights.Checkpoint:
+    """Return the mean of several stages of one training run, steadier than each (Izmailov et al., UAI 2018).
+
+    Raises UserError if they differ in width, ``mask_top`` or ``mel_lead``.
+    """
+    if len({checkpoint.width for checkpoint in checkpoints}) > 1:
+        raise UserError("only checkpoints of the same width can be averaged: stages of one training run")
+    for name in ("mask_top", "mel_lead"):
+        if len({getattr(checkpoint, name) for checkpoint in checkpoints}) > 1:
+            raise UserError(f"only checkpoints with the same {name} can be averaged: stages of one training run")
+    first, *rest = checkpoints
+    state = {name: sum((c.state[name].double() for c in rest), value.double()) for name, value in first.state.items()}
+    state = {name: (value / len(checkpoints)).to(first.state[name].dtype) for name, value in state.items()}
+    return replace(first, state=state)
 
 
 def check_target(path: Path) -> None:

@@ -151,15 +151,12 @@ class Searcher:
         while here < last:
             step = last if len(seen[here]) else max(1, round(FACELESS_SECONDS * self.fps))
             there = min(last, here + step)
-            self._pass_time(there - here)
+            self.since_newcomers += there - here
+            self.since_native += there - here
             seen[there] = self._follow(frames[there], seen[here])
             self._refine(frames, seen, here, there)
             here = there
         return [seen.get(number) for number in range(len(frames))]
-
-    def _pass_time(self, frames: int) -> None:
-        self.since_newcomers += frames
-        self.since_native += frames
 
     def _follow(self, frame: np.ndarray, known: np.ndarray) -> np.ndarray:
         due = self.since_newcomers >= NEWCOMERS_SECONDS * self.fps

@@ -8,8 +8,8 @@ import pickle
 import re
 import sys
 import zipfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -225,22 +225,6 @@ def write(content: dict[str, Any], path: Path) -> None:
         file.flush()
         if partial.is_file():
             os.fsync(file.fileno())  # else a power failure may leave the name without the content
-
-
-def average(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
-    """Return the mean of several stages of one training run, steadier than each (Izmailov et al., UAI 2018).
-
-    Raises UserError if they differ in width, ``mask_top`` or ``mel_lead``.
-    """
-    if len({checkpoint.width for checkpoint in checkpoints}) > 1:
-        raise UserError("only checkpoints of the same width can be averaged: stages of one training run")
-    for name in ("mask_top", "mel_lead"):
-        if len({getattr(checkpoint, name) for checkpoint in checkpoints}) > 1:
-            raise UserError(f"only checkpoints with the same {name} can be averaged: stages of one training run")
-    first, *rest = checkpoints
-    state = {name: sum((c.state[name].double() for c in rest), value.double()) for name, value in first.state.items()}
-    state = {name: (value / len(checkpoints)).to(first.state[name].dtype) for name, value in state.items()}
-    return replace(first, state=state)
 
 
 def load_model(

@@ -15,7 +15,7 @@ import files
 from errors import UserError
 from faces import AUTO, AUTO_CHOICES
 from footage import VIDEO_SUFFIXES, is_video, visible_files
-from hparams import PIECE
+from hparams import PIECE, piece_name
 from hparams import hparams as hp
 
 from .pieces import MAX_SECONDS
@@ -27,7 +27,7 @@ LONGEST_NAME = 246  # bytes of a clip's folder: file systems allow 255, and it i
 
 @dataclass(frozen=True)
 class Clip:
-    """One video and the folder that it becomes, or several with this name and a number: see ``piece_name``."""
+    """One video and the folder that it becomes, or several with this name and a number: see ``hparams.piece_name``."""
 
     source: str  # path relative to data_root, with forward slashes
     name: str  # dir/clip relative to preprocessed_root, without white space
@@ -122,11 +122,6 @@ def find_clips(data_root: Path, preprocessed_root: Path) -> list[Clip]:
         # on many disks, a.mp4 and A.mp4 would share a folder
         taken[name.casefold()] = Clip(path.as_posix(), name, data_root, preprocessed_root)
     return sorted(taken.values(), key=lambda clip: clip.source)
-
-
-def piece_name(name: str, number: int) -> str:
-    """Return the name of a clip's piece, numbered from 1; no whole clip has such a name."""
-    return f"{name}@{number}"
 
 
 def note_kept(folder: Path, kept: Kept) -> None:

@@ -26,6 +26,7 @@ from errors import CatchFailure, UserError
 from face_detection.tracking import follow_face, gap_of, shots
 from faces import AUTO, FaceSearch
 from hparams import hparams as hp
+from hparams import piece_name
 
 from .clips import (
     Clip,
@@ -36,7 +37,6 @@ from .clips import (
     forget_dropped,
     note_dropped,
     note_kept,
-    piece_name,
     printable,
 )
 from .pieces import divide, join_interrupted

@@ -426,7 +426,7 @@ def test_transparent_parts_of_a_video_become_white(tmp_path, name, codec):
 
 def test_transparency_that_ffmpeg_ignores_is_reported(tmp_path, monkeypatch):
     write_clip(tmp_path / "a.webm", numbered(3), "25", "-c:v", "libvpx-vp9", "-pix_fmt", "yuva420p")
-    monkeypatch.setattr(video.probing, "_has_decoder", lambda name: False)
+    monkeypatch.setattr(video.probing, "ffmpeg_has", lambda *_: False)
     info = video.probe(tmp_path / "a.webm")
     assert not info.transparent and "this ffmpeg ignores" in info.notes[0]
     assert len(list(video.read_frames(info))) == 3

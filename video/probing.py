@@ -146,7 +146,7 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
     colour = tags_of(described.shown) or tags_of(described.listed)  # ffmpeg 4 reports only the input's
     turned = bool(TURNED.search(described.head))
     decoder = ALPHA_DECODERS.get(described.listed[:3]) if ALPHA_APART.search(described.head) else None
-    blind = decoder is not None and not _has_decoder(decoder)
+    blind = decoder is not None and not ffmpeg_has("-decoders", decoder)
     return VideoInfo(
         path,
         *geometry.size_of(width, height),
@@ -221,10 +221,6 @@ def _describe(path: Path, _ffmpeg: str, _stamp: tuple[int, int]) -> _Description
         raise UserError(f"{path} has neither picture nor sound that ffmpeg can find; it may be cut short")
     check_index(path, report)
     raise UserError(f"{path} is not a video or picture that ffmpeg can read: {failure_reason(code, report)}")
-
-
-def _has_decoder(name: str) -> bool:
-    return ffmpeg_has("-decoders", name)
 
 
 def _report_of_first_frame(path: Path, stream: str) -> tuple[int, str]:
