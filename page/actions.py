@@ -242,7 +242,11 @@ class Actions:
             raise RuntimeError(f"learning failed: {str(problem).partition('; ')[0]}") from problem
         before, after = (examined.figures["l1"] for examined in (adapted.before, adapted.after))
         won = f"Difference from the real mouth, on a held-out part: {before:.4f} before, {after:.4f} after."
-        return outfile, adapted.sheet, won if adapted.is_better else f"{won} It did not improve; use the old network."
+        if not adapted.is_better:
+            won += " It did not improve; use the old network."
+        elif after >= before:
+            won += " Its fine detail is nearer."
+        return outfile, adapted.sheet, won
 
     def prepare_live(self, session: Session, face: str, report: Reporter) -> live.Face:
         """Prepare a face for live speech; of a video, the first ``LIVE_SECONDS`` are used, back and forth."""
