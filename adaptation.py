@@ -24,7 +24,7 @@ import pictures
 import training
 import video
 from dataset import MIN_FRAMES, TWIN, Loader, Wav2LipDataset, evaluation_windows, frame_ids
-from devices import cpu_count, pick_device, pick_precision, pick_training_precision
+from devices import cpu_count, pick_device, pick_precision, pick_training_precision, unused_gpu
 from distributed import Batch, Distributed, check_seed, preserve_rng
 from errors import UserError
 from faces import FaceSearch
@@ -92,6 +92,8 @@ def adapt(
     check_files(face, outfile, options, report)
     start = weights.read_checkpoint(options.checkpoint, Wav2Lip, report)
     group = open_group(options)
+    if missed := unused_gpu(options.device):
+        report.note(f"note: {missed}")
     settings = SETTINGS, f"mask_top={start.mask_top},mel_lead={start.lead}", options.settings
     with hp.changed(*settings), preserve_rng(group.device):
         task = open_task(group, start.width, options, report)

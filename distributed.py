@@ -143,8 +143,9 @@ def leave_processes() -> None:
 def abandon_processes() -> None:
     """After a failure, leave without waiting for the others: by NCCL they may wait for this one, for hours."""
     if dist.is_available() and dist.is_initialized() and dist.get_backend() == "nccl":
-        # from torch 2.6 on; before, to leave is to abort
-        getattr(dist.distributed_c10d, "_abort_process_group", dist.destroy_process_group)()
+        # from torch 2.6 on, which wants the group; before, to leave is to abort
+        abort = getattr(dist.distributed_c10d, "_abort_process_group", dist.destroy_process_group)
+        abort(dist.group.WORLD)
 
 
 def preserve_rng(device: torch.device) -> contextlib.AbstractContextManager[None]:

@@ -173,7 +173,7 @@ class FaceSearch:
             file = SFD_WEIGHTS
         weights_content = file and Path(file).is_file() and files.cached_digest(Path(file))
         if detector == "sfd" and self.dtype != torch.float32:
-            seen = (*seen, self.dtype)
+            seen = (*seen, self.dtype, "finite")  # not so once, when all frames seemed to have no face
         known = repr((files.sampled_digest(source.path), detector, weights_content, *seen))
         name = hashlib.sha256(known.encode()).hexdigest()[:32]
         return Path(self.folder or downloads.cache_folder() / "boxes") / f"{name}.npz"

@@ -119,7 +119,7 @@ class Loader:
             for batch, damaged in batches:
                 self.damaged |= damaged
                 yield batch
-        except (Exception, KeyboardInterrupt):
+        except Exception:  # after Ctrl-C, whoever reads saves before the processes end, which may hang
             # the traceback keeps torch's iterator alive until garbage is collected, maybe in one of its own threads,
             # which would end the processes too late: Python waits for them when it exits
             self.close()

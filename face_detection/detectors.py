@@ -6,6 +6,7 @@ Those whose weights are downloaded come from the face-alignment library, which i
 
 from __future__ import annotations
 
+import copy
 import importlib
 import itertools
 from pathlib import Path
@@ -123,7 +124,7 @@ class SFD:
     def __init__(self, weights: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         from face_alignment.detection.sfd.net_s3fd import s3fd
 
-        self.device, self.dtype = torch.device(device), dtype
+        self.device = torch.device(device)
         with torch.device("meta"):  # random weights take longer to draw than the real ones to read
             self.network = s3fd().eval()
         try:
@@ -167,11 +168,12 @@ class SFD:
         # Kept quirk: the reference fed RGB frames, yet subtracted the means in BGR order. The official results depend
         # on it, so the frames are flipped to RGB and the means are not.
         x = x.flip(1).to(torch.float32) - torch.tensor(self.BGR_MEAN, device=self.device).view(1, 3, 1, 1)
-        maps = [m.float().cpu() for m in self.network(x.to(self.dtype, memory_format=memory_format(self.device)))]
-        if self.dtype != torch.float32 and not all(m.isfinite().all() for m in maps):
+        network = self.network  # other threads may replace it
+        dtype = network.conv1_1.weight.dtype
+        maps = [m.float().cpu() for m in network(x.to(dtype, memory_format=memory_format(self.device)))]
+        if dtype != torch.float32 and not all(m.isfinite().all() for m in maps):
             # some GPUs compute no numbers in fp16, and every frame would seem to have no face
-            self.dtype = torch.float32
-            self.network.to(self.dtype)
+            self.network = copy.deepcopy(network).float()
             return self._maps(frames)
         return maps
 

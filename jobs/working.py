@@ -9,7 +9,7 @@ from pathlib import Path
 
 import files
 from errors import CatchFailure, UserError, describe_error, is_bad_input, is_disk_error
-from lipsync import LipSync, Options
+from lipsync import LipSync, Options, ResolvedOptions
 from lipsync.options import FILE_OPTIONS
 from reporting import PrefixedReporter
 from shares import Share
@@ -120,6 +120,7 @@ def record(job: SettledJob, lips: LipSync) -> dict[str, object]:
     Files are identified by size, date and name, networks by their content.
     """
     options = asdict(Options.of(job.options))
+    options["occlusion"] = options["occlusion"] or ResolvedOptions.occlusion  # not said is the same
     for name in FILE_OPTIONS:  # compared as files, like the other inputs
         del options[name]
     made_of = {

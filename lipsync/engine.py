@@ -94,7 +94,7 @@ class LipSync:
         self.runtime = Runtime(runtime, precision)
         self.device = self.runtime.pick_device(device)
         self.dtype = self.runtime.pick_precision(self.device)
-        if missed := unused_gpu(device):
+        if runtime == "torch" and (missed := unused_gpu(device)):
             report.note(f"note: {missed}")
         self.search, self.batch_size, self.report = search.on(self.device, self.dtype), batch_size, report
         self._checkpoint, self.expert_path = checkpoint, expert
@@ -204,14 +204,14 @@ class LipSync:
         """Return a take, or only its first ``seconds``, without mouth settings yet and without the sum of speeches."""
         _check_choice(speeches, chosen)
         _ = self.restore  # loaded now, so that a missing file shows before the work
-        resolved = self.resolve(chosen)
-        for note in chosen.without_effect(resolved.blend):
-            self.report.note(f"note: {note}")
         opened = open_face(face, chosen, self.report)
         sounds = {index: open_sound(path, self.report) for index, path in speeches.items()}
         sound, longest = max(sounds.values(), key=lambda one: one[1])
         heard = open_mix(Path(chosen.mix), longest, self.report) if chosen.mix else sound
         segment = segment_for(opened, longest, chosen, self.report, seconds)
+        resolved = self.resolve(chosen)  # which reads the network: after what is quick to check
+        for note in chosen.without_effect(resolved.blend):
+            self.report.note(f"note: {note}")
         with self._searching_once(len(speeches)) as searcher:
             faces = tuple(
                 searcher._speaking_face(segment, resolved, index, *own, longest) for index, own in sounds.items()

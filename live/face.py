@@ -150,7 +150,7 @@ def check_own(folder: Path) -> None:
 def _source_name(folder: Path) -> str | None:
     """Return the name of the copy that the saved face in this folder uses; None if there is none."""
     try:
-        return _read(folder / NAME)["source"]
+        return str(_read(folder / NAME)["source"])
     except (OSError, UserError, KeyError, TypeError, ValueError, RecursionError):
         return None
 

@@ -32,7 +32,7 @@ from faces import FaceSearch
 from hparams import hparams as hp
 from lipsync import LipSync, Options, open_face, search_range, segment_for
 from models import weights
-from page.sessions import Learning, Session, Stopped, check_length
+from page.sessions import Learning, Session, check_length
 from page.settings import Settings
 from reporting import Reporter
 from sync import Expert, SimilarityMatrix, measure, open_expert
@@ -42,6 +42,7 @@ FACE_SIDE = 160  # pixels of a face to click on
 MAX_PIXELS = 50_000_000  # of a photo or a frame: anybody may upload one, and it needs far more than 3 bytes per pixel
 LIVE_SECONDS = 15.0  # of a video
 LIVE_SIDE = 720  # pixels, longer side of live frames: they have to be drawn, sent and shown in time
+KEPT_WEIGHTS = "; the best weights so far are kept"  # what ``training`` says, but nobody gets them from the page
 
 
 @dataclass(frozen=True)
@@ -235,11 +236,11 @@ class Actions:
         )
         try:
             adapted = adaptation.adapt(face, outfile, options, report)
-        except (Stopped, RuntimeError) as problem:
+        except BaseException as problem:
             outfile.unlink(missing_ok=True)  # it has the best weights so far, which nobody gets
-            if isinstance(problem, Stopped):
+            if KEPT_WEIGHTS not in str(problem):
                 raise
-            raise RuntimeError(f"learning failed: {str(problem).partition('; ')[0]}") from problem
+            raise RuntimeError(f"learning failed: {str(problem).partition(KEPT_WEIGHTS)[0]}") from problem
         before, after = (examined.figures["l1"] for examined in (adapted.before, adapted.after))
         won = f"Difference from the real mouth, on a held-out part: {before:.4f} before, {after:.4f} after."
         if not adapted.is_better:

@@ -63,7 +63,9 @@ PHRASES = {"face_index": "a click on the face", "pair": "of several who speak, f
 FLAGS = re.compile(r"--([a-z_]+)")
 NUMBERED = re.compile(r"(--pair |\b[Ff]ace )(\d+)(?=[=:])")  # numbers of faces, from 0
 FOLDERS = re.compile(r"(?<![\w:/\\])(?:\w:)?[\\/](?:[^\\/\s'\"]+[\\/])+")  # of this machine, before a file name
-ROOTS = [str(Path.cwd()), str(Path.home()), tempfile.gettempdir()]  # folders of this machine; names may have spaces
+ROOTS = [str(Path.cwd()), tempfile.gettempdir()]  # folders of this machine, whose names may have spaces
+with contextlib.suppress(RuntimeError):  # of a user without a home
+    ROOTS.append(str(Path.home()))
 DONE = "**Done.**"
 Values = dict[Any, Any]  # of the page's components, by component or by name
 

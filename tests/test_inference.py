@@ -425,6 +425,12 @@ def test_one_frame_can_be_looked_at_first(sync, tmp_path):
         assert np.abs(shown.astype(int) - frames[number]).mean() < 2  # encoding rounds colours
 
 
+def test_a_preview_replaces_no_file_that_it_reads(sync, astronaut, tmp_path):
+    cv2.imwrite(str(tmp_path / "out.png"), astronaut)
+    code, err = sync("--face_like", tmp_path / "out.png", "--preview", 0)
+    assert code == 2 and "is one of the files to read" in err
+
+
 def test_a_preview_is_of_one_video(small_clip, speech, capsys):
     command = ["--face", small_clip, small_clip, "--audio", speech, "--preview", "1"]
     assert inference.main([*map(str, command)]) == 2 and "--preview shows a frame of one" in capsys.readouterr().err

@@ -448,6 +448,9 @@ def test_all_that_decides_a_result_is_recorded(room, small_checkpoint):
         restoring.restorer = room / "restorer.pth"
         return plain, restoring, signing, exact
 
+    said = LipSync(small_checkpoint, search=FaceSearch("centerface"))
+    assert recorded(said) == recorded(said, occlusion="keep") != recorded(said, occlusion="ignore")  # keep is usual
+
     def all_records(plain, *others):
         alike = [recorded(plain, face_like="face.png", identity=identity) for identity in ("sface", "sface.onnx")]
         return [recorded(one) for one in (plain, *others)] + [recorded(plain, crf=20), *alike]

@@ -50,11 +50,14 @@ def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report
     group, folder = task.group, plan.checkpoint_dir
     files.check_folder(folder)
     # two runs would overwrite each other's files
-    with files.locked(folder / f".{folder.resolve().name}.lock") if group.is_main else contextlib.nullcontext():
-        _fit(task, train, val, plan, report)
+    lock = files.locked(folder / f".{folder.resolve().name}.lock") if group.is_main else contextlib.nullcontext()
+    with contextlib.ExitStack() as leaving, lock:
+        _fit(task, train, val, plan, report, leaving)
 
 
-def _fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report: Reporter) -> None:
+def _fit(
+    task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report: Reporter, leaving: contextlib.ExitStack
+) -> None:
     group, position = task.group, restore(task, plan, report if task.group.is_main else SILENT)
     input_digests = digest_inputs(task, train, val, plan.data_root)
     check_same_inputs(group, train, val, input_digests)
@@ -78,7 +81,7 @@ def _fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, repor
         contextlib.closing(Loader(val, evaluation, plan.num_workers, pin)) as val_loader,
     ):
         position = replace(position, input_digests=input_digests)
-        _Trainer(task, plan, position, batches, report).run(train_loader, val_loader)
+        _Trainer(task, plan, position, batches, report, leaving).run(train_loader, val_loader)
 
 
 def decay_at(step: int, steps: int) -> float:
@@ -91,8 +94,17 @@ def decay_at(step: int, steps: int) -> float:
 class _Trainer:
     """The loop of ``fit``: state that changes from step to step."""
 
-    def __init__(self, task: Task, plan: Plan, position: Position, batches: Batches, report: Reporter) -> None:
+    def __init__(
+        self,
+        task: Task,
+        plan: Plan,
+        position: Position,
+        batches: Batches,
+        report: Reporter,
+        leaving: contextlib.ExitStack,
+    ) -> None:
         self.task, self.plan, self.batches, self.report = task, plan, batches, report
+        self._leaving = leaving  # what is done last, when all is saved and closed
         self.step, self.evaluation_pending = position.step, position.evaluation_pending
         self.group = task.group
         self.recent: deque[Figures] = deque(maxlen=WATCHED_STEPS)
@@ -101,7 +113,7 @@ class _Trainer:
         self.best = read_best(plan.checkpoint_dir).score_until(position.step, self.input_digests, task)
         self.log = Log(plan.checkpoint_dir, position, report) if self.group.is_main and plan.saves else None
         self._waited = 0.0  # seconds, for the data of this step
-        self._stop = self._agreed = False  # whether this process was asked to stop; whether all have agreed to
+        self._stop = False  # whether this process was asked to
         self._interruptible = False  # whether the run may stop at once
         self._first_step, self._saved = self.step, self._position
         self._step_complete = True  # False while a step has changed some weights, but not yet all that belongs to it
@@ -124,7 +136,6 @@ class _Trainer:
         main_report = self.report if self.group.is_main else SILENT
         log = contextlib.closing(self.log) if self.log else contextlib.nullcontext()
         with (
-            self._leaving_together(),
             log,
             self._signals(),
             self._saving(),
@@ -154,16 +165,6 @@ class _Trainer:
             if self._step_complete:
                 self._save()
 
-    @contextlib.contextmanager
-    def _leaving_together(self) -> Iterator[None]:
-        """If all stop, wait until all are done: torchrun kills the others soon after the first process has ended."""
-        try:
-            yield
-        except BaseException:
-            if self._agreed:
-                self.group.wait()
-            raise
-
     def _fetch(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches; if one process was asked to stop or has no batch, all stop after the same step."""
         batches = iter(loader)
@@ -192,7 +193,7 @@ class _Trainer:
         stop, *agreed = self._any_process(self._stop or problem is not None, flag)
         if not stop:
             return agreed
-        self._agreed = True
+        self._leaving.callback(self.group.wait)  # torchrun kills the others soon after the first process has ended
         if self._stop or not problem:  # a worker may have died of the same signal
             raise self._stopped()
         self._raise_for_killed(problem)

@@ -6,6 +6,7 @@ import itertools
 import math
 import subprocess
 from collections.abc import Iterator
+from fractions import Fraction
 
 import cv2
 import numpy as np
@@ -51,9 +52,9 @@ def _decode(info: VideoInfo, start: int, count: int | None, every: int) -> Itera
     start += info.start
     width, height = info.stored
     skipped = max(0, start - math.ceil(SEEK_MARGIN * info.fps)) if info.indexed else 0
-    # Time 0 is then a whole number of seconds into the file, or of frames at rates such as 30000/1001. At another rate
-    # than the file's, some of its frames are half-way between two numbers: these depend on nothing that is rounded.
-    skipped -= skipped % info.fps.numerator if info.fps.denominator == 1 else 0
+    # Time 0 is then a time that every container can express, so that nothing is rounded: at another rate than the
+    # file's, some of its frames are half-way between two numbers, and rounding would decide.
+    skipped -= skipped % _frames_between_whole_times(info.fps)
     # first, so that dropped frames cost no more
     filters = [f"fps=fps={info.fps}:start_time=0", f"trim=start_frame={start - skipped}"]
     if every > 1:
@@ -92,6 +93,13 @@ def _decode(info: VideoInfo, start: int, count: int | None, every: int) -> Itera
             yield pictures.on_background(frame, alpha[0]) if alpha else frame
         words = process.finish(UserError, f"cannot read {info.path}")
     check_whole(info.path, words)
+
+
+def _frames_between_whole_times(fps: Fraction) -> int:
+    """Return after how many frames a whole number of seconds has passed, or of 1.001 s at rates such as 30000/1001."""
+    if fps.denominator == 1001:
+        return max(1, fps.numerator // 1000)
+    return fps.numerator if fps.denominator < 10 else 1
 
 
 def check_ahead(info: VideoInfo, count: int | None = None) -> None:
