@@ -121,8 +121,6 @@ def run(args: argparse.Namespace) -> None:
     if summary is None:  # another process finishes last and has the summary
         return
     print_table(summary, args.preprocessed_root / "report.json")
-    if not options.sync and summary.kept:
-        print("sync       not checked; --sync report tells whether faces and voices match")
     if args.split:
         print(f"split      {write_filelists(summary.kept, args.split, args.seed, args.filelists)}")
     elif (args.filelists / "train.txt").exists():
@@ -172,6 +170,8 @@ def print_sync(summary: Summary) -> None:
     """Print how well lips and sound match, if this was checked."""
     if summary.verdicts:
         print(f"sync       {', '.join(f'{count} {verdict}' for verdict, count in summary.verdicts.items())}")
+    elif summary.kept:
+        print("sync       not checked; --sync report tells whether faces and voices match")
     if shifted := sum(clip.shifted != 0 for clip in summary.kept):
         print(f"           the sound of {shifted} clips was moved")
 

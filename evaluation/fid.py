@@ -125,16 +125,16 @@ def statistics_of(roots: Sequence[Path], embed: Embed, every: int = 1) -> Statis
 def frames_of(roots: Sequence[Path], every: int, failed: dict[str, str]) -> Iterator[np.ndarray]:
     """Yield pictures (H, W, 3) uint8 BGR, in the order of their names; add unreadable files to ``failed``.
 
-    A file that is given twice, as by its name and in its folder, counts once.
+    A file is as often among them as it is named; one that is in several of the folders, or is named besides, not again.
     """
-    seen: set[Path] = set()
+    known = {root.absolute() for root in roots if root.is_file()}
     for root in roots:
         if not root.exists():
             raise MissingFile(f"{root} does not exist")
         for path in [root] if root.is_file() else visible_files(root):
             step = 1 if is_picture(path) else every
-            if (root.is_file() or is_picture(path) or is_video(path)) and path.absolute() not in seen:
-                seen.add(path.absolute())
+            if root.is_file() or (is_picture(path) or is_video(path)) and path.absolute() not in known:
+                known.add(path.absolute())
                 try:
                     yield from video.read_frames(video.probe(path), every=step)
                 except UserError as problem:

@@ -6,9 +6,10 @@ A list has two names per line, relative to a data folder. Lists of LRS2, LRS3 an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,7 @@ from hparams import read_list
 from lipsync import LipSync, Options, ResolvedOptions
 from shares import Share
 
+PAIRS = "pairs.json"  # in a folder of results: which files its videos are made of
 OPTIONS = "options.json"  # in a folder of results: how its videos are made
 MODES = ("random", "dubbed", "tts")  # of ReSyncED: another speaker's voice, a dubbed film's own, a synthetic one
 
@@ -290,9 +292,8 @@ def records_of(
     differs["detector"] = [lips.search.detector, str(lips.search.weights or "")]
     if sizes:
         differs["sizes"] = asdict(sizes)
-    names = json.dumps([[str(path.resolve()) for path in pair] for pair in pairs], indent=0)
     return {
-        "pairs.json": ("of another list", names),
+        PAIRS: ("of another list", _names_of(pairs)),
         "generator.txt": ("of another generator", files.digest(lips.generator.path)),
         OPTIONS: ("made with other flags", json.dumps(differs, indent=0, sort_keys=True)),
     }
@@ -309,6 +310,11 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(options, default=str))
 
 
+def _names_of(pairs: Iterable[Iterable[str | Path]]) -> str:
+    """Return the names of the pairs' files as JSON, the same through links and from any working folder."""
+    return json.dumps([[str(Path(path).resolve()) for path in pair] for pair in pairs], indent=0)
+
+
 def claim(results_dir: Path, records: Mapping[str, tuple[str, str]]) -> None:
     """Record how the videos in ``results_dir`` are made; raise UserError if existing ones were made differently."""
     files.check_folder(results_dir)
@@ -317,6 +323,9 @@ def claim(results_dir: Path, records: Mapping[str, tuple[str, str]]) -> None:
         for name, (which, text) in records.items():
             record = results_dir / name
             known = record.read_text(encoding="utf-8") if record.exists() else None
+            if name == PAIRS and known:
+                with contextlib.suppress(ValueError, TypeError):  # it is damaged
+                    known = _names_of(json.loads(known))
             if begun and known is None:
                 raise UserError(
                     f"{results_dir} holds videos, but no {name} that describes them; give another --results_dir"

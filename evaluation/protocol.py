@@ -86,7 +86,8 @@ class Evaluation:
             scores = {**self.rows, "not scored": self.failed, "skipped": skipped}
             files.save_json(self.folder / "scores.json", scores)
             files.save(self.folder / "scores.csv", table.to_csv(self.rows))
-            files.save(self.folder / "videos.csv", table.to_csv(self.videos(), "file"))
+            if self.likeness:
+                files.save(self.folder / "videos.csv", table.to_csv(self.videos(), "file"))
 
     def videos(self) -> dict[str, table.Row]:
         """Return the figures of each video by its file, as far as its take determines them."""
@@ -137,11 +138,14 @@ def evaluate(
     found = Evaluation(results_dir, all_made, panel.others)
     if all_made[GENERATED].finished:
         report = report or lips.report
-        try:
+        try:  # what took hours is not lost with what takes more
             compare_sync(found, panel, lips.search if crop_faces else None, report)
             compare_pictures(found, lips.search, lips.resolve(Options.of(options)), report)
             compare_heads(found)
-        finally:  # what took hours is not lost with what takes more
+        except BaseException:
+            found.failed["the other figures"] = "stopped before they were measured"
+            raise
+        finally:
             found.save()
     return found
 
@@ -203,8 +207,8 @@ def folder_of(results_dir: Path, take: str) -> Path:
 def compare_sync(found: Evaluation, panel: Panel, search: FaceSearch | None, report: Reporter) -> None:
     """Add LSE, success rates, discrepancy and, last, FID, whose failure loses none of the others.
 
-    For LSE, a pair counts only if all its videos can be scored: the real one, which may have no sound, the one
-    lip-synced to another voice and, if requested, the one lip-synced to its own.
+    For LSE, a pair counts only if all its videos can be scored: the real one (not without sound), the one lip-synced to
+    another voice and, if requested, the one lip-synced to its own.
     """
     generated = found.made[GENERATED]
     sides = {REAL: {n: generated.pairs[n].video for n in generated.finished}, GENERATED: generated.finished}
@@ -249,9 +253,9 @@ def compare_pictures(found: Evaluation, search: FaceSearch, options: ResolvedOpt
         likeness = compare_files(listed, search, report, judges, options.pads, name, options.face_index)
         found.likeness[take] = likeness
         sources = {str(path): str(source) for path, source in listed}  # one that cannot be read is named once
-        found.failed |= {
-            path: why for path, why in likeness.failed.items() if not {path, sources[path]} & {*found.failed}
-        }
+        for path, why in likeness.failed.items():
+            if not why.endswith(found.failed.get(sources[path], "\0")):
+                found.failed.setdefault(path, why)
     sources = [{one.source for one in likeness.scores} for likeness in found.likeness.values()]
     common = set.intersection(*sources)
     often = Counter(one.source for take in {GENERATED} & found.likeness.keys() for one in found.likeness[take].scores)

@@ -250,12 +250,14 @@ def test_score_lse(tmp_path, brief, talking_clip, monkeypatch, capsys):
 # FID
 
 
-def test_pictures_that_are_given_twice_count_once(tmp_path):
+def test_pictures_count_as_often_as_they_are_named(tmp_path):
+    """As the videos of a list do; but not again because they are also in a folder, or in a folder within it."""
     rng = np.random.default_rng(0)
     for number in range(3):
         cv2.imwrite(str(tmp_path / f"{number}.png"), rng.integers(0, 255, (8, 8, 3), np.uint8))
     found = fid.statistics_of([tmp_path, tmp_path / "1.png", tmp_path], lambda x: x.mean((1, 2)))
     assert found.count == 3
+    assert fid.statistics_of([tmp_path / "1.png"] * 3, lambda x: x.mean((1, 2))).count == 3
 
 
 def test_statistics_of_batches_are_those_of_the_whole():
@@ -934,7 +936,7 @@ def test_all_takes_weigh_videos_by_the_list_of_pairs(judged):
 
 
 def test_a_mute_source_loses_only_what_needs_its_sound(judged_pair, capsys):
-    """Its pair lost the figures of pictures, its generated video the LSE, and FID was not measured at all."""
+    """Its pair lost the figures of pictures, and FID was not measured at all."""
     folder, common, _ = judged_pair
     (folder / "list.txt").write_text("b a\n")
     run_ffmpeg("-i", folder / "data/a.mp4", "-an", "-c", "copy", folder / "mute.mp4")
@@ -970,14 +972,19 @@ def test_figures_measured_before_an_interruption_are_saved(judged_pair, monkeypa
 
     monkeypatch.setattr(protocol, "compare_files", interrupted)
     assert run_all.main([*common, "--no_fid"]) == 130
-    assert json.loads((folder / "out/scores.json").read_text())["generated"]["LSE-D"] > 0
+    scores = json.loads((folder / "out/scores.json").read_text())
+    assert scores["generated"]["LSE-D"] > 0 and "stopped before" in str(scores["not scored"])
+    assert not (folder / "out/videos.csv").exists()
 
 
 def test_results_are_those_of_the_same_files_by_another_name(data):
     """From another working folder, or through a link, they were "of another list", to be deleted."""
     folder, common, calls = data
     (folder / "link").symlink_to(folder / "data")
-    for root in ("data", "link"):
+    for root in ("data", "link", "data"):
+        if root == "link":  # of results of an earlier program
+            known = (folder / "out/pairs.json").read_text()
+            (folder / "out/pairs.json").write_text(known.replace(f"{folder}/data", f"{folder}/other/../data"))
         command = ["--filelist", str(folder / "list.txt"), "--data_root", str(folder / root), *common[2:]]
         assert gen_videos_from_filelist.main(command) == 1
     assert len(calls) == 2
