@@ -169,7 +169,7 @@ class SFD:
         # on it, so the frames are flipped to RGB and the means are not.
         x = x.flip(1).to(torch.float32) - torch.tensor(self.BGR_MEAN, device=self.device).view(1, 3, 1, 1)
         network = self.network  # other threads may replace it
-        dtype = network.conv1_1.weight.dtype
+        dtype = next(network.parameters()).dtype
         maps = [m.float().cpu() for m in network(x.to(dtype, memory_format=memory_format(self.device)))]
         if dtype != torch.float32 and not all(m.isfinite().all() for m in maps):
             # some GPUs compute no numbers in fp16, and every frame would seem to have no face

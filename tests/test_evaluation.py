@@ -521,7 +521,7 @@ def test_videos_of_a_list_take_the_flags_of_inference(data, capsys):
     gen_videos_from_filelist.main(["--filelist", str(folder / "list.txt"), *common, *args[2:]])
     assert "made with other flags (silence); give another --results_dir" in capsys.readouterr().err
     settings = {(a.silence, a.mouth_gain, a.reference, a.lip_delay, a.blend, a.occlusion) for a in calls}
-    assert settings == {("closed", 1.5, 7, 40.0, "feather", "keep")}
+    assert settings == {("closed", 1.5, 7, 40.0, "feather", None)}
 
 
 def test_wrong_arguments_do_not_claim_the_folder(data, capsys):

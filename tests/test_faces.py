@@ -296,6 +296,10 @@ def test_only_running_out_of_memory_splits_a_batch(living_sfd, monkeypatch):
     sizes, failed = [], []
 
     class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
         def forward(self, x):
             assert all(reference() is None for reference in failed)
             activations = x.clone()

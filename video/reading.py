@@ -55,8 +55,9 @@ def _decode(info: VideoInfo, start: int, count: int | None, every: int) -> Itera
     # Time 0 is then a time that every container can express, so that nothing is rounded: at another rate than the
     # file's, some of its frames are half-way between two numbers, and rounding would decide.
     skipped -= skipped % _frames_between_whole_times(info.fps)
-    # first, so that dropped frames cost no more
-    filters = [f"fps=fps={info.fps}:start_time=0", f"trim=start_frame={start - skipped}"]
+    filters = [f"fps=fps={info.fps}:start_time=0"]
+    if start > skipped:  # early, so that dropped frames cost no more
+        filters.append(f"trim=start_frame={start - skipped}")
     if every > 1:
         filters.append(f"select=not(mod(n\\,{every}))")
     # if the size changes (a recorded window, a phone that is turned), all frames get the first size
