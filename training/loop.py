@@ -173,7 +173,7 @@ class _Trainer:
             begun = time.perf_counter()
             batch, problem = self._next(batches)
             self._waited = time.perf_counter() - begun
-            (done,) = self._stop_or_agree(problem, batch is None or time.monotonic() > end)
+            done = self._stop_or_agree(problem, batch is None or time.monotonic() > end)
             if done or batch is None:
                 return
             yield batch
@@ -188,9 +188,9 @@ class _Trainer:
         finally:
             self._interruptible = False
 
-    def _stop_or_agree(self, problem: Exception | None, flag: bool) -> list[bool]:
+    def _stop_or_agree(self, problem: Exception | None, flag: bool) -> bool:
         """Return whether any process has set the flag; if one has a problem or was asked to stop, all stop."""
-        stop, *agreed = self._any_process(self._stop or problem is not None, flag)
+        stop, agreed = self._any_process(self._stop or problem is not None, flag)
         if not stop:
             return agreed
         self._leaving.callback(self.group.wait)  # torchrun kills the others soon after the first process has ended
@@ -281,7 +281,7 @@ class _Trainer:
         batches, going_on = iter(loader), True
         while going_on:
             batch, problem = self._next(batches)
-            (going_on,) = self._stop_or_agree(problem, batch is not None)
+            going_on = self._stop_or_agree(problem, batch is not None)
             if batch is not None:
                 yield batch
 
