@@ -24,7 +24,7 @@ import files
 import jobs
 import video
 from errors import UserError, prefix_errors
-from lipsync import Options
+from lipsync import input_files
 from terminal import TERMINAL
 
 OUTFILE = Path("results/result_voice.mp4")
@@ -112,8 +112,8 @@ def make_one(args: argparse.Namespace, face: Path, speech: Path | dict[int, Path
     if args.preview is None:
         print(f"{args.outfile}: {lips.run(face, speech, args.outfile, **options)}")
         return
-    path, speeches = args.outfile.with_suffix(".png"), speech.values() if isinstance(speech, dict) else [speech]
-    files.check_outputs({"--outfile": path}, [face, *speeches, *Options.of(options).input_files.values()])
+    path = args.outfile.with_suffix(".png")
+    files.check_outputs({"--outfile": path}, input_files(face, speech, **options))
     frame = lips.preview(face, speech, args.preview, **options)
     files.save(path, cv2.imencode(".png", frame)[1].tobytes())
     print(f"{path}: the frame at {args.preview:g} s, or the last one")

@@ -13,7 +13,7 @@ The pipeline: sound -> mel windows; frames -> boxes; crops and mels -> generator
 
 from __future__ import annotations
 
-from lipsync.engine import LipSync, pick_batch_size
+from lipsync.engine import LipSync, input_files, pick_batch_size
 from lipsync.filmed import FilmedFace
 from lipsync.looking import appearances_of, settings_for_mouths
 from lipsync.options import MAX_FPS, MIN_FPS, MOUTH_OPTIONS, OPTION_CHOICES, Options, ResolvedOptions
@@ -21,6 +21,6 @@ from lipsync.take import SEARCH_MARGIN_SECONDS, SpeakingFace, Take, open_face, r
 
 __all__ = [
     "MAX_FPS", "MIN_FPS", "MOUTH_OPTIONS", "OPTION_CHOICES", "SEARCH_MARGIN_SECONDS", "FilmedFace", "LipSync",
-    "Options", "ResolvedOptions", "SpeakingFace", "Take", "appearances_of", "open_face", "pick_batch_size",
-    "read_speech", "search_range", "segment_for", "settings_for_mouths",
+    "Options", "ResolvedOptions", "SpeakingFace", "Take", "appearances_of", "input_files", "open_face",
+    "pick_batch_size", "read_speech", "search_range", "segment_for", "settings_for_mouths",
 ]  # fmt: skip

@@ -130,10 +130,8 @@ class LipSync:
         Raises UserError, with a sentence for the user, for unusable input; OSError if the disk is full or read-only;
         RuntimeError for other failures.
         """
-        face, outfile, speeches = files.as_path(face), files.as_path(outfile), _speeches(audio)
-        chosen = Options.of(options)
+        outfile, inputs = files.as_path(outfile), input_files(face, audio, **options)
         self.check_writable(outfile)
-        inputs = [face, *speeches.values(), *chosen.input_files.values()]
         files.check_not_input("--outfile", outfile, inputs)  # before the work
         take = self.prepare(face, audio, **options)
         self.write(take, outfile)
@@ -457,6 +455,11 @@ class LipSync:
     @cached_property
     def restore(self) -> Restore | None:
         return open_restorer(self.restorer, self.device) if self.restorer else None
+
+
+def input_files(face: str | Path, audio: Speech, **options: Any) -> list[Path]:
+    """Return the files that a result is made of; raise UserError for invalid options."""
+    return [files.as_path(face), *_speeches(audio).values(), *Options.of(options).input_files.values()]
 
 
 def _speeches(given: Speech) -> Speeches:
