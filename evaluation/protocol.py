@@ -252,9 +252,10 @@ def compare_pictures(found: Evaluation, search: FaceSearch, options: ResolvedOpt
         judges, name = found.judges.for_figures(table.FIGURES_BY_TAKE[take]), f"Comparing {take}"
         likeness = compare_files(listed, search, report, judges, options.pads, name, options.face_index)
         found.likeness[take] = likeness
-        sources = {str(path): str(source) for path, source in listed}  # one that cannot be read is named once
+        sources = {str(path): str(source) for path, source in listed}
         for path, why in likeness.failed.items():
-            if not why.endswith(found.failed.get(sources[path], "\0")):
+            known = found.failed.get(sources[path])
+            if not (known and why.endswith(known)):  # a source that cannot be read is named once
                 found.failed.setdefault(path, why)
     sources = [{one.source for one in likeness.scores} for likeness in found.likeness.values()]
     common = set.intersection(*sources)
